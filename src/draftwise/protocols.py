@@ -1,0 +1,132 @@
+"""The four seams. Every published method replaces one of these parts; the engine knows nothing else.
+
+`Length` and `Accept` are frozen dataclasses of hyperparameters. What changes lives in a small state that the sequence carries, so the
+same object serves any number of sequences and engines. States are int, float, or NamedTuples of them: never a tensor, always JSON-safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+from draftwise.types import Draft, DraftStep, Feed, Now, Outcome, Round, Rows, Target, Text, Uniforms, Verdict
+
+Relax = Callable[[int], bool]
+"""Asked with the draft index before every acceptance that a lossless rule would refuse; False forbids it. A budget is such a callable."""
+
+
+def always(_: int) -> bool:
+    """The relax callable of a request without a budget."""
+    return True
+
+
+@runtime_checkable
+class Length(Protocol):
+    """How many tokens to draft. A stop rule may look at a drafted token only if that token is still submitted: hence `more` is asked
+    after the token is kept, and a policy never drops one."""
+
+    per_token: ClassVar[bool]
+    """False = `more` is never asked: the draft loop then runs without a host sync."""
+
+    def init(self, last: Any | None) -> Any:
+        """The state of a new sequence. `last`: the state of the sequence that finished last under this policy."""
+        ...
+
+    def budget(self, state: Any, now: Now) -> int:
+        """Levels (chain: tokens) to draft at most, >= 0; 0 = decode plainly. The engine caps it by ``now.room``."""
+        ...
+
+    def more(self, state: Any, now: Now, steps: Sequence[DraftStep]) -> bool:
+        """`steps`: this round's tokens so far, newest last, all of which stay. Draft another one?"""
+        ...
+
+    def update(self, state: Any, round: Round) -> Any:
+        """The state after a round. Not called for rounds of 0 drafted tokens or for the round that ended the text."""
+        ...
+
+
+@runtime_checkable
+class Accept(Protocol):
+    """Which drafted tokens stay, and the law of the token after them."""
+
+    lossless: ClassVar[bool]
+    trees: ClassVar[bool]
+    """Understands ``draft.parents``."""
+    wants_logits: ClassVar[bool]
+    """Needs the raw logits of the draft."""
+    coupled: ClassVar[bool]
+    """Target and drafter draw with the same Gumbel noise (``u.race``)."""
+
+    def init(self, last: Any | None) -> Any:
+        """The state of a new sequence. `last`: the state of the sequence that finished last under this rule."""
+        ...
+
+    def judge(self, target: Target, draft: Draft, u: Uniforms, state: Any, relax: Relax = always) -> tuple[Verdict, Any]:
+        """The verdict on one sequence's draft (N may be 0) and the next state. Reads its arguments, writes none."""
+        ...
+
+
+class Ask(NamedTuple):
+    """A request to draft at most `n` tokens for `text`. `more`: asked after each kept token, with the steps so far; None = never asked.
+    `logits`: hand up the raw rows."""
+
+    text: Text
+    n: int
+    more: Callable[[Sequence[DraftStep]], bool] | None = None
+    logits: bool = False
+
+
+@runtime_checkable
+class Drafter(Protocol):
+    """Proposes tokens. Never sees a `Length`."""
+
+    taps: tuple[int, ...]
+    """Hidden layers of the target it needs; -1 = after the final norm; () = none."""
+    has_logits: bool
+    """Can hand up raw rows; else rules that want them are refused when a request is added."""
+    learns_rows: bool
+    """Needs the target's rows in `observe`."""
+
+    def lag(self, text: Text) -> int:
+        """Tokens of the text it has not read yet."""
+        ...
+
+    def propose(self, asks: Sequence[Ask]) -> list[Draft]:
+        """One draft for each ask, in order, of at most ``ask.n`` tokens."""
+        ...
+
+    def observe(self, text: Text, draft: Draft, outcome: Outcome) -> None:
+        """Called after every forward of the target, with the text that now holds the outcome; prefill chunks too (``outcome.last`` None)."""
+        ...
+
+    def free(self, text: Text) -> None:
+        """The sequence is over."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A causal language model with a rewindable cache per slot (slots are small ints chosen by the caller; unknown slots are empty).
+
+    The cache of a slot is always a proper prefix of its sequence, and the model is always fed ``tokens[length(slot):]``."""
+
+    vocab_size: int
+    max_length: int
+    """Longest sequence the model can hold."""
+
+    def length(self, slot: int) -> int:
+        """Entries the slot's cache holds."""
+        ...
+
+    def forward(self, feeds: Sequence[Feed]) -> list[Rows]:
+        """Reads all feeds (distinct slots) in one pass and appends their tokens to the caches."""
+        ...
+
+    def keep(self, slot: int, length: int, path: Sequence[int] = ()) -> int:
+        """Keeps the first `length` entries, then those at absolute indices `path` (ascending, >= length). May keep less, never more.
+        Returns what is left."""
+        ...
+
+    def free(self, slot: int) -> None:
+        """Empties the slot."""
+        ...
