@@ -1,0 +1,95 @@
+"""The papers behind the methods, and their BibTeX."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Paper(NamedTuple):
+    """`arxiv`: its number, or '' where `url` names another place. `venue`: where it was published, if known."""
+
+    title: str
+    authors: str
+    year: int
+    arxiv: str = ""
+    venue: str = ""
+    url: str = ""
+
+    @property
+    def link(self) -> str:
+        """Where to read it."""
+        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else self.url
+
+
+PAPERS = {
+    "leviathan2023": Paper(
+        "Fast Inference from Transformers via Speculative Decoding", "Leviathan, Yaniv and Kalman, Matan and Matias, Yossi", 2023, "2211.17192", "ICML"
+    ),
+    "chen2023": Paper(
+        "Accelerating Large Language Model Decoding with Speculative Sampling",
+        "Chen, Charlie and Borgeaud, Sebastian and Irving, Geoffrey and Lespiau, Jean-Baptiste and Sifre, Laurent and Jumper, John",
+        2023,
+        "2302.01318",
+    ),
+    "lu2025adasd": Paper(
+        "AdaSD: Adaptive Speculative Decoding for Efficient Language Model Inference", "Lu, Kuan-Wei and Hong, Ding-Yong and Liu, Pangfeng", 2025, "2512.11280"
+    ),
+    "gautam2025gammatune": Paper(
+        "Token-Driven GammaTune: Adaptive Calibration for Enhanced Speculative Decoding",
+        "Gautam, Aayush and Shrestha, Susav and Reddy, Narasimha",
+        2025,
+        "2504.00030",
+    ),
+    "zhang2024svip": Paper(
+        "Draft Model Knows When to Stop: A Self-Verification Length Policy for Speculative Decoding",
+        "Zhang, Ziyin and Xu, Jiahao and Liang, Tian and Chen, Xingyu and He, Zhiwei and Wang, Rui and Tu, Zhaopeng",
+        2024,
+        "2411.18462",
+    ),
+    "agrawal2024adaedl": Paper(
+        "AdaEDL: Early Draft Stopping for Speculative Decoding of Large Language Models via an Entropy-based Lower Bound on Token Acceptance Probability",
+        "Agrawal, Sudhanshu and Jeon, Wonseok and Lee, Mingu",
+        2024,
+        "2410.18351",
+    ),
+    "mamou2024disco": Paper(
+        "Dynamic Speculation Lookahead Accelerates Speculative Decoding of Large Language Models",
+        "Mamou, Jonathan and Pereg, Oren and Korat, Daniel and Berchansky, Moshe and Timor, Nadav and Wasserblat, Moshe and Schwartz, Roy",
+        2024,
+        "2405.04304",
+    ),
+    "gante2023assisted": Paper(
+        "Assisted Generation: a new direction toward low-latency text generation",
+        "Gante, Joao",
+        2023,
+        venue="Hugging Face blog",
+        url="https://huggingface.co/blog/assisted-generation",
+    ),
+    "cai2024medusa": Paper(
+        "Medusa: Simple LLM Inference Acceleration Framework with Multiple Decoding Heads",
+        "Cai, Tianle and Li, Yuhong and Geng, Zhengyang and Peng, Hongwu and Lee, Jason D. and Chen, Deming and Dao, Tri",
+        2024,
+        "2401.10774",
+        "ICML",
+    ),
+    "daliri2024coupling": Paper(
+        "Coupling without Communication and Drafter-Invariant Speculative Decoding",
+        "Daliri, Majid and Musco, Christopher and Suresh, Ananda Theertha",
+        2024,
+        "2408.07978",
+    ),
+    "saxena2023lookup": Paper("Prompt Lookup Decoding", "Saxena, Apoorv", 2023, url="https://github.com/apoorvumang/prompt-lookup-decoding"),
+}
+
+
+def bibtex(key: str) -> str:
+    """The BibTeX entry of a paper of `PAPERS`."""
+    paper = PAPERS[key]
+    fields = {"title": f"{{{paper.title}}}", "author": paper.authors, "year": str(paper.year)}
+    if paper.arxiv:
+        fields |= {"eprint": paper.arxiv, "archivePrefix": "arXiv"}
+    if paper.venue:
+        fields["booktitle" if paper.venue == "ICML" else "howpublished"] = paper.venue
+    fields["url"] = paper.link
+    kind = "inproceedings" if paper.venue == "ICML" else "misc"
+    return f"@{kind}{{{key},\n" + "\n".join(f"  {name:<13} = {{{value}}}," for name, value in fields.items()) + "\n}"

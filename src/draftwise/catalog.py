@@ -1,0 +1,202 @@
+"""Names to objects. One line here gives a method its command-line name, its row in the docs and its contract tests.
+
+A spec is ``name`` or ``name:key=value,key=value``; a value in brackets is itself a spec, and a bare bracket is a positional part:
+``budget:tv=0.02,over=[adasd:base=ratio]``, ``first-hit:[suffix],[draft-model]``. Third parties add names through the entry points
+``draftwise.length``, ``draftwise.accept``, ``draftwise.drafter`` and ``draftwise.backend``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple, get_args
+
+from draftwise.bibliography import PAPERS
+from draftwise.sequence import Method
+from draftwise.spec import Spec, parse
+
+KINDS = ("length", "accept", "drafter", "backend", "method")
+
+
+class Context(NamedTuple):
+    """What a drafter may be built from. `target` and `draft` are backends; `vocab_size` is the width of the target's rows."""
+
+    target: Any
+    draft: Any | None
+    vocab_size: int
+
+
+class Entry(NamedTuple):
+    """`target`: 'module:Class' of a part. `parts`: (length, accept, drafter) specs of a method; drafter 'auto' is the draft model where
+    there is one and prompt lookup where not. `title`: one line. `papers`: keys of `draftwise.bibliography.PAPERS`."""
+
+    kind: str
+    name: str
+    title: str
+    papers: tuple[str, ...] = ()
+    target: str = ""
+    parts: tuple[str, str, str] | None = None
+
+    @property
+    def paper(self) -> str:
+        """Title of the first paper, or ''."""
+        return PAPERS[self.papers[0]].title if self.papers else ""
+
+    @property
+    def url(self) -> str:
+        """Where to read the first paper, or ''."""
+        return PAPERS[self.papers[0]].link if self.papers else ""
+
+    @property
+    def lossless(self) -> bool | None:
+        """Whether the text is what plain decoding gives (in law or in tokens). Only acceptance rules decide that: None for the others."""
+        if self.kind == "accept":
+            return bool(load(self).lossless)
+        return entry("accept", parse(self.parts[1]).name).lossless if self.parts else None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Option names and defaults."""
+        if self.parts:
+            return {k: v for kind, spec in zip(KINDS, self.parts[:2], strict=False) for k, v in entry(kind, parse(spec).name).options.items()}
+        return {name: p.default for name, p in _parameters(load(self)).items() if p.default is not inspect.Parameter.empty}
+
+
+_M = "draftwise.methods."
+_ENTRIES = [
+    Entry("length", "fixed", "the same number of tokens every round", ("leviathan2023",), _M + "fixed:Fixed"),
+    Entry("length", "heuristic", "+2 after a fully accepted round, else -1", ("gante2023assisted",), _M + "heuristic:Heuristic"),
+    Entry("length", "confidence", "stop below a probability that a ROC curve sets", ("mamou2024disco",), _M + "confidence:Confidence"),
+    Entry("length", "svip", "stop where the draft's entropy bounds acceptance too low", ("zhang2024svip",), _M + "svip:SVIP"),
+    Entry("length", "adaedl", "entropy bound against a threshold that follows acceptance", ("agrawal2024adaedl",), _M + "adaedl:AdaEDL"),
+    Entry("length", "gammatune", "smoothed accepted length, expanding at once", ("gautam2025gammatune",), _M + "gammatune:GammaTune"),
+    Entry("length", "gammatune-plus", "GammaTune with a confidence stop", ("gautam2025gammatune",), _M + "gammatune:GammaTunePlus"),
+    Entry("length", "adasd", "stop above the mean entropy of rejected tokens", ("lu2025adasd",), _M + "adasd:AdaSDStop"),
+    Entry("accept", "speculative", "rejection sampling: keeps the target's distribution", ("leviathan2023", "chen2023"), _M + "speculative:Speculative"),
+    Entry("accept", "coupled", "shared Gumbel noise: keeps the tokens of plain decoding for the same seed", ("daliri2024coupling",), _M + "coupled:Coupled"),
+    Entry("accept", "typical", "accept what the target finds typical", ("cai2024medusa",), _M + "typical:Typical"),
+    Entry("accept", "adasd", "accept below a Jensen-Shannon distance set by past verdicts", ("lu2025adasd",), _M + "adasd:AdaSDAccept"),
+    Entry("drafter", "draft-model", "a smaller model of the same vocabulary", ("leviathan2023", "chen2023"), _M + "draft_model:DraftModel"),
+    Entry("drafter", "prompt-lookup", "copies what followed the same n-gram earlier in the text", ("saxena2023lookup",), _M + "prompt_lookup:PromptLookup"),
+    Entry("drafter", "none", "drafts nothing", (), _M + "none:NoDraft"),
+    Entry("backend", "table", "an n-gram table model, an exact oracle", (), "draftwise.backends.table:Table"),
+    Entry("method", "plain", "no speculation", parts=("fixed:n=0", "coupled", "none")),
+    Entry("method", "adasd-stop", "AdaSD's stop rule, lossless acceptance", ("lu2025adasd",), parts=("adasd", "speculative", "draft-model")),
+    Entry("method", "adasd", "AdaSD whole: adaptive stop and acceptance", ("lu2025adasd",), parts=("adasd", "adasd", "draft-model")),
+    Entry("method", "lookup", "prompt lookup with GammaTune's lengths", ("saxena2023lookup",), parts=("gammatune", "speculative", "prompt-lookup")),
+    Entry("method", "fixed", "fixed draft length", ("leviathan2023",), parts=("fixed", "speculative", "auto")),
+    Entry("method", "heuristic", "transformers' +2/-1 schedule", ("gante2023assisted",), parts=("heuristic", "speculative", "auto")),
+    Entry("method", "confidence", "transformers' dynamic confidence threshold", ("mamou2024disco",), parts=("confidence", "speculative", "draft-model")),
+    Entry("method", "svip", "SVIP's self-verified lengths", ("zhang2024svip",), parts=("svip", "speculative", "draft-model")),
+    Entry("method", "adaedl", "AdaEDL's entropy bound", ("agrawal2024adaedl",), parts=("adaedl", "speculative", "draft-model")),
+    Entry("method", "gammatune", "GammaTune's lengths", ("gautam2025gammatune",), parts=("gammatune", "speculative", "auto")),
+    Entry("method", "gammatune-plus", "GammaTune+'s lengths", ("gautam2025gammatune",), parts=("gammatune-plus", "speculative", "draft-model")),
+    Entry("method", "coupled", "plain decoding's own tokens for the same seed", ("daliri2024coupling",), parts=("adasd", "coupled", "draft-model")),
+    Entry("method", "typical", "typical acceptance over AdaSD's lengths", ("cai2024medusa",), parts=("adasd", "typical", "draft-model")),
+]
+
+
+def entries(kind: str) -> dict[str, Entry]:
+    """All entries of a kind by name: our own first, then those of installed packages."""
+    if kind not in KINDS:
+        raise ValueError(f"there is no kind {kind!r} in the catalog: {', '.join(KINDS)}")
+    own = {e.name: e for e in _ENTRIES if e.kind == kind}
+    foreign = {p.name: Entry(kind, p.name, f"from {p.value}", (), p.value) for p in entry_points(group=f"draftwise.{kind}")}
+    return own | {name: e for name, e in foreign.items() if name not in own}
+
+
+def names(kind: str) -> list[str]:
+    """The names of a kind, in the catalog's order."""
+    return list(entries(kind))
+
+
+def entry(kind: str, name: str) -> Entry:
+    """One entry. Raises ValueError with the nearest names."""
+    found = entries(kind)
+    if name not in found:
+        raise ValueError(f"there is no {kind} {name!r}: {suggest(name, list(found))}")
+    return found[name]
+
+
+def create(kind: str, spec: str, context: Context | None = None) -> Any:
+    """The object a spec names: a policy, a rule, a drafter, a backend, or for kind 'method' a `Method`. Raises ValueError."""
+    return method(spec, context) if kind == "method" else _build(kind, parse(spec), context)
+
+
+def method(spec: str | None, context: Context | None, length: Any = None, accept: Any = None, drafter: Any = None) -> Method:
+    """A preset with parts put in its place. `length`, `accept` and `drafter` are specs or objects; None keeps the preset's. Without a
+    `spec` the default is 'adasd-stop' with a draft model and 'lookup' without one. Options of the spec go to every part that has them."""
+    chosen = parse(spec or ("adasd-stop" if context and context.draft is not None else "lookup"))
+    preset = entry("method", chosen.name)
+    if preset.parts is None:
+        raise ValueError(f"the method {chosen.name!r} names no parts")
+    given = [*(_with_options(preset.parts[:2], chosen)), preset.parts[2]]
+    parts = [own if own is not None else part for own, part in zip((length, accept, drafter), given, strict=True)]
+    if parts[2] == "auto":
+        parts[2] = "draft-model" if context and context.draft is not None else "prompt-lookup"
+    built = [_build(kind, parse(p) if isinstance(p, str) else p, context) for kind, p in zip(KINDS, parts, strict=False)]
+    return Method(*built)
+
+
+def load(entry: Entry) -> Any:
+    """The class (or factory) of an entry that is no method."""
+    module, _, attribute = entry.target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """'did you mean ...? known are ...'."""
+    near = difflib.get_close_matches(name, known, 2, 0.5)
+    return (f"did you mean {' or '.join(repr(n) for n in near)}? " if near else "") + f"there are {', '.join(known) or 'none'}"
+
+
+def _build(kind: str, spec: Any, context: Context | None) -> Any:
+    if not isinstance(spec, Spec):
+        return spec  # an object of the caller's own
+    found = entry(kind, spec.name)
+    factory = load(found)
+    known = _parameters(factory)
+    for key in spec.options:
+        if key not in known:
+            raise ValueError(f"the {kind} {spec.name!r} has no option {key!r}: {suggest(key, list(known))}")
+    options = {key: _build(kind, value, context) if isinstance(value, Spec) else _typed(spec.name, known[key], value) for key, value in spec.options.items()}
+    parts = [_build(kind, part, context) for part in spec.parts]
+    build = getattr(factory, "from_context", None)
+    try:
+        return build(context, *parts, **options) if build and context is not None else factory(*parts, **options)
+    except TypeError as error:
+        raise ValueError(f"the {kind} {spec.name!r} cannot be built from {str(spec)!r}: {error}") from None
+
+
+def _with_options(parts: Sequence[str], spec: Spec) -> list[Any]:
+    """The preset's length and accept specs, each with those of the method's options that it has."""
+    known = [_parameters(load(entry(kind, parse(part).name))) for kind, part in zip(KINDS, parts, strict=False)]
+    for key in spec.options:
+        if not any(key in some for some in known):
+            raise ValueError(f"the method {spec.name!r} has no option {key!r}: {suggest(key, sorted({k for some in known for k in some}))}")
+    bases = [parse(part) for part in parts]
+    return [
+        base._replace(options=base.options | {k: v for k, v in spec.options.items() if k in some}) for base, some in zip(bases, known, strict=True)
+    ]
+
+
+def _parameters(factory: Any) -> dict[str, inspect.Parameter]:
+    """Options a spec may set: the parameters of the constructor (or of ``from_context`` after the context)."""
+    builder = getattr(factory, "from_context", factory)
+    found = dict(inspect.signature(builder, eval_str=True).parameters)
+    found.pop("context", None)
+    return {name: p for name, p in found.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _typed(owner: str, parameter: inspect.Parameter, value: Any) -> Any:
+    """The value as the parameter's annotation wants it; an int may stand for a float."""
+    wanted = tuple(a for a in (get_args(parameter.annotation) or (parameter.annotation,)) if isinstance(a, type))
+    if not wanted or (isinstance(value, wanted) and not (isinstance(value, bool) and bool not in wanted)):
+        return value
+    if float in wanted and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    kinds = " or ".join(w.__name__ for w in wanted)
+    raise ValueError(f"option {parameter.name!r} of {owner!r} takes {kinds}, got {value!r}")

@@ -1,0 +1,167 @@
+"""The loop over sequences. It knows ids and the four seams; text, partial UTF-8 and stop strings are handled one layer up."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from typing import Any
+
+from torch import Tensor
+
+from draftwise.clock import Clock
+from draftwise.noise import Noise
+from draftwise.protocols import Ask, Backend, Drafter
+from draftwise.rounds import NOTHING, verify
+from draftwise.sequence import Method, Sequence
+from draftwise.stats import Costs
+from draftwise.types import Chunk, Draft, Now, Sampling, Text
+
+_CATCH_UP = 8  # a drafter that has to read more than this reads a text, and its time is no measure of a draft step
+
+
+class Engine:
+    """Decodes any number of requests over one `target`, each by its own method. `chunk`: most prompt tokens read in one pass, so that a long
+    prompt does not stall the others. `slots`: most sequences in one pass; the rest wait in order."""
+
+    def __init__(self, target: Backend, chunk: int = 256, slots: int = 16) -> None:
+        if chunk < 1 or slots < 1:
+            raise ValueError(f"chunk and slots must be at least 1, got {chunk} and {slots}")
+        self.target, self.chunk, self.slots = target, chunk, slots
+        self.running: list[Sequence] = []
+        self.waiting: deque[Sequence] = deque()
+        self.last: dict[object, Any] = {}  # policy -> the state of the sequence that finished last under it
+        self.costs: dict[int, Costs] = {}
+        self._ids = itertools.count()
+        self._clock = Clock(getattr(target, "device", None))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is running or waiting."""
+        return bool(self.running or self.waiting)
+
+    def add(self, tokens: Seq[int], sampling: Sampling, method: Method, source: Tensor | None = None) -> Sequence:
+        """Queues a request and returns its sequence, whose ``text.id`` names it in chunks. Raises ValueError for an empty prompt, one that
+        leaves no room in the model's context, ids outside the vocabulary, and parts that do not fit together."""
+        self._check(tokens, method)
+        own = [int(token) for token in tokens]
+        slot = -1  # none yet
+        text = Text(next(self._ids), slot, own, sampling, Noise(sampling.seed, method.accept.coupled), source)
+        limit = min(len(own) + sampling.max_tokens, self.target.max_length)
+        states = method.length.init(self.last.get(method.length)), method.accept.init(self.last.get(method.accept))
+        sequence = Sequence(text, own, method, *states, prompt=len(own), limit=limit)
+        self.waiting.append(sequence)
+        return sequence
+
+    def step(self) -> list[Chunk]:
+        """One pass of the target over all running sequences. Returns what each of them emitted (nothing for a sequence whose prompt is still
+        being read). If anything raises, caches are emptied and the requests stay: the next step reads their texts again."""
+        self._admit()
+        if not self.running:
+            return []
+        try:
+            return self._step()
+        except BaseException:
+            for sequence in self.running:
+                self._forget(sequence)
+            raise
+
+    def stream(self) -> Iterator[Chunk]:
+        """Chunks of all requests until none is left."""
+        while self.busy:
+            yield from self.step()
+
+    def generate(self, prompts: Seq[Seq[int]], sampling: Sampling, method: Method) -> list[list[int]]:
+        """The new tokens of each prompt, decoded together."""
+        sequences = [self.add(prompt, sampling, method) for prompt in prompts]
+        for _ in self.stream():
+            pass
+        return [sequence.tokens[sequence.prompt :] for sequence in sequences]
+
+    def cancel(self, id: int) -> None:
+        """Drops a request, running or waiting. An unknown id (or one that has finished) is no error."""
+        for sequence in [s for s in self.running if s.text.id == id]:
+            self._forget(sequence)
+            self.running.remove(sequence)
+        self.waiting = deque(s for s in self.waiting if s.text.id != id)
+
+    def _step(self) -> list[Chunk]:
+        ready = [s for s in self.running if len(s.tokens) - self.target.length(s.text.slot) <= self.chunk]
+        nows = [self._now(s) for s in ready]
+        asks = [s.ask(now) for s, now in zip(ready, nows, strict=True)]
+        start = self._clock.mark()
+        drafts = self._propose(ready, asks)
+        middle = self._clock.mark()
+        batch = [(s, drafts.get(s.text.id, NOTHING)) for s in self.running]
+        outcomes = verify(self.target, [s.judging(draft) for s, draft in batch], self.chunk)
+        end = self._clock.mark()
+        draft_s, verify_s = self._clock.seconds(start, middle), self._clock.seconds(middle, end)
+        rows = sum(outcome.fed for outcome in outcomes)
+        if len(ready) == len(self.running):
+            self._costs(self.target).verified(rows, verify_s)
+        if len({id(s.method.drafter) for s in ready}) == 1 and max(now.lag for now in nows) <= _CATCH_UP:
+            self._costs(ready[0].method.drafter).drafted(max((len(d.tokens) for d in drafts.values()), default=0), draft_s)
+        chunks = []
+        for (sequence, draft), outcome in zip(batch, outcomes, strict=True):
+            chunk = sequence.commit(draft, outcome, len(batch), rows, draft_s, verify_s)
+            sequence.method.drafter.observe(sequence.text, draft, outcome)
+            if chunk.tokens:
+                chunks.append(chunk)
+            if chunk.finish_reason:
+                self._finish(sequence)
+        return chunks
+
+    def _propose(self, ready: Seq[Sequence], asks: Seq[Ask]) -> dict[int, Draft]:
+        """Each drafter is asked once, for all sequences that use it."""
+        groups: dict[int, tuple[Drafter, list[Ask]]] = {}
+        for sequence, ask in zip(ready, asks, strict=True):
+            if ask.n:
+                groups.setdefault(id(sequence.method.drafter), (sequence.method.drafter, []))[1].append(ask)
+        drafts: dict[int, Draft] = {}
+        for drafter, some in groups.values():
+            drafts.update(zip((ask.text.id for ask in some), drafter.propose(some), strict=True))
+        return drafts
+
+    def _now(self, sequence: Sequence) -> Now:
+        drafter, costs = sequence.method.drafter, self._costs(sequence.method.drafter)
+        room = sequence.limit - len(sequence.tokens) - 1
+        verify_s = tuple(sorted(self._costs(self.target).verify.items()))
+        return Now(len(self.running), len(sequence.tokens), room, drafter.lag(sequence.text), costs.draft_s, verify_s)
+
+    def _costs(self, part: object) -> Costs:
+        return self.costs.setdefault(id(part), Costs())
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.running) < self.slots:
+            sequence = self.waiting.popleft()
+            taken = {s.text.slot for s in self.running}
+            slot = next(i for i in itertools.count() if i not in taken)
+            sequence.text = sequence.text._replace(slot=slot)
+            self.running.append(sequence)
+
+    def _finish(self, sequence: Sequence) -> None:
+        self.last[sequence.method.length], self.last[sequence.method.accept] = sequence.length_state, sequence.accept_state
+        self._forget(sequence)
+        self.running.remove(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        self.target.free(sequence.text.slot)
+        sequence.method.drafter.free(sequence.text)
+
+    def _check(self, tokens: Seq[int], method: Method) -> None:
+        length, accept, drafter = method
+        if not len(tokens):
+            raise ValueError("the prompt is empty: at least one token is needed (a beginning-of-text token will do)")
+        if len(tokens) >= self.target.max_length:
+            raise ValueError(f"the prompt has {len(tokens)} tokens and the model's context holds {self.target.max_length}: no room for an answer")
+        if not all(0 <= int(token) < self.target.vocab_size for token in tokens):
+            raise ValueError(f"the prompt has token ids outside the model's vocabulary of {self.target.vocab_size}")
+        if accept.wants_logits and not drafter.has_logits:
+            raise ValueError(f"{_name(accept)} compares the draft's probabilities with the target's, and {_name(drafter)} has none: use a draft model")
+        if length.per_token and not drafter.has_logits:
+            raise ValueError(f"{_name(length)} stops on the draft's confidence, and {_name(drafter)} has none: use a draft model or another length policy")
+
+
+def _name(part: object) -> str:
+    return type(part).__name__

@@ -1,0 +1,131 @@
+"""A smaller model of the same vocabulary drafts token by token.
+
+The rule: ``q_i = warp(draft logits)``, ``x_i ~ q_i`` (the argmax at temperature 0; ``argmax(ln q_i + g)`` with the target's own Gumbel noise
+where the request is coupled). All live sequences go through the draft in one pass a step, and one leaves when its policy says stop.
+
+Reference: Leviathan, Kalman, Matias 2023 (arXiv 2211.17192); Chen et al. 2023 (arXiv 2302.01318). Differs from them in nothing but that
+the draft's cache may lag any number of tokens behind: it reads what it lacks before it drafts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from draftwise import noise, probs
+from draftwise.protocols import Ask, Backend
+from draftwise.types import Draft, DraftStep, Feed, Outcome, Text
+
+
+@dataclass
+class _Growing:
+    """One ask on its way: `tokens` int64 [1] each, on the draft's device until somebody asks for them."""
+
+    ask: Ask
+    tokens: list[Tensor] = field(default_factory=list)
+    laws: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+    figures: list[Tensor] = field(default_factory=list)
+    steps: list[DraftStep] = field(default_factory=list)
+
+
+class DraftModel:
+    """`backend`: the draft. `vocab_size`: width of the target's rows; the draft's are cut or padded with -inf to it (members of one family
+    are often padded to different widths). `level`: of its random streams. `chunk`: most text tokens read in one pass."""
+
+    taps: tuple[int, ...] = ()
+    has_logits = True
+    learns_rows = False
+
+    def __init__(self, backend: Backend, vocab_size: int, level: int = 0, chunk: int = 256) -> None:
+        self.backend, self.vocab_size, self.level, self.chunk = backend, vocab_size, level, chunk
+
+    @classmethod
+    def from_context(cls, context: Any) -> DraftModel:
+        """Built by the catalog. Raises ValueError where the pair has no draft."""
+        if context.draft is None:
+            raise ValueError("the drafter 'draft-model' needs a draft: name one with draft=... (--draft on the command line)")
+        return cls(context.draft, context.vocab_size)
+
+    def lag(self, text: Text) -> int:
+        return len(text.tokens) - self.backend.length(text.slot)
+
+    def propose(self, asks: Sequence[Ask]) -> list[Draft]:
+        growing = [_Growing(ask) for ask in asks]
+        live = [g for g in growing if self._room(g) > 0]
+        self._catch_up([g.ask.text for g in live])
+        while live:
+            rows = self.backend.forward([self._feed(g) for g in live])
+            for g, row in zip(live, rows, strict=True):
+                self._extend(g, self._fit(row.logits[-1:]))
+            self._to_host([g for g in live if g.ask.more])
+            live = [g for g in live if self._goes_on(g)]
+        self._to_host(growing)
+        return [self._draft(g) for g in growing]
+
+    def observe(self, text: Text, draft: Draft, outcome: Outcome) -> None:
+        self.backend.keep(text.slot, min(self.backend.length(text.slot), len(text.tokens) - 1))
+
+    def free(self, text: Text) -> None:
+        if text.slot >= 0:
+            self.backend.free(text.slot)
+
+    def _room(self, g: _Growing) -> int:
+        """How many more tokens fit: the ask, and the draft's own context."""
+        return min(g.ask.n, self.backend.max_length - len(g.ask.text.tokens)) - len(g.tokens)
+
+    def _catch_up(self, texts: Sequence[Text]) -> None:
+        """Reads long texts in chunks, so that no attention mask or activation of a whole prompt is made."""
+        while behind := [text for text in texts if self.lag(text) > self.chunk]:
+            starts = [self.backend.length(text.slot) for text in behind]
+            self.backend.forward([Feed(t.slot, torch.tensor(t.tokens[at : at + self.chunk]), 0) for t, at in zip(behind, starts, strict=True)])
+
+    def _feed(self, g: _Growing) -> Feed:
+        text = g.ask.text
+        tokens = g.tokens[-1] if g.tokens else torch.tensor(text.tokens[self.backend.length(text.slot) :])
+        return Feed(text.slot, tokens, 1)
+
+    def _fit(self, logits: Tensor) -> Tensor:
+        missing = self.vocab_size - logits.shape[-1]
+        return logits[:, : self.vocab_size] if missing <= 0 else torch.nn.functional.pad(logits, (0, missing), value=-math.inf)
+
+    def _extend(self, g: _Growing, logits: Tensor) -> None:
+        text, i = g.ask.text, len(g.tokens)
+        law = probs.warp(logits, text.sampling, lambda _: [*text.tokens, *(int(token) for token in g.tokens)])
+        if text.sampling.temperature == 0:
+            token = law.argmax(-1)
+        elif text.noise.coupled:
+            token = (law.double().log() + text.noise.race(0, len(text.tokens) + i, 1, self.vocab_size).to(law.device)).argmax(-1)
+        else:
+            token = probs.sample(law, text.noise.fresh(noise.DRAFT, self.level, 1))
+            g.laws.append(law)
+        g.tokens.append(token)
+        g.figures.append(torch.cat([token.double()[:, None], probs.confidence(logits, token).double()], -1))
+        if g.ask.logits:
+            g.logits.append(logits.clone())
+
+    @staticmethod
+    def _to_host(growing: Sequence[_Growing]) -> None:
+        """Brings all figures that are still on the device over in one transfer."""
+        if not (waiting := [(g, figures) for g in growing for figures in g.figures]):
+            return
+        for (g, _), (token, *rest) in zip(waiting, torch.cat([figures for _, figures in waiting]).tolist(), strict=True):
+            g.steps.append(DraftStep(len(g.steps), int(token), *rest))
+        for g in growing:
+            g.figures.clear()
+
+    def _goes_on(self, g: _Growing) -> bool:
+        if self._room(g) <= 0:
+            return False
+        return g.ask.more is None or (g.steps[-1].token not in g.ask.text.sampling.stop_ids and g.ask.more(g.steps))
+
+    @staticmethod
+    def _draft(g: _Growing) -> Draft:
+        tokens = torch.tensor([step.token for step in g.steps], dtype=torch.long)
+        laws = torch.cat(g.laws) if g.laws else None
+        return Draft(tokens, laws, torch.cat(g.logits) if g.logits else None, None, tuple(g.steps), "draft-model")

@@ -1,0 +1,86 @@
+"""One request: its tokens, its policies with their states, and when it stops. `commit` is the only writer of the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from draftwise.protocols import Accept, Ask, Drafter, Length, Relax, always
+from draftwise.rounds import Judging
+from draftwise.trees import depths
+from draftwise.types import Chunk, Draft, Now, Origin, Outcome, Round, Text
+
+
+class Method(NamedTuple):
+    """How one request is decoded. The drafter may be shared by many requests; the two policies are values."""
+
+    length: Length
+    accept: Accept
+    drafter: Drafter
+
+
+@dataclass(slots=True)
+class Sequence:
+    """`text.tokens` holds prompt and output; `prompt` tokens of it were given. `limit`: tokens it may grow to. `rounds`: its record."""
+
+    text: Text
+    tokens: list[int]
+    method: Method
+    length_state: Any
+    accept_state: Any
+    prompt: int
+    limit: int
+    relax: Relax = always
+    rounds: list[Round] = field(default_factory=list)
+    finish_reason: Literal["stop", "length"] | None = None
+
+    def ask(self, now: Now) -> Ask:
+        """What the drafter is asked for in this round; ``n`` may be 0."""
+        length, state = self.method.length, self.length_state
+        n = max(0, min(length.budget(state, now), now.room))
+        more = (lambda steps: length.more(state, now, steps)) if length.per_token else None
+        return Ask(self.text, n, more, self.method.accept.wants_logits)
+
+    def judging(self, draft: Draft) -> Judging:
+        """What `verify` is to judge."""
+        return Judging(self.text, draft, self.method.accept, self.accept_state, relax=self.relax)
+
+    def commit(self, draft: Draft, outcome: Outcome, batch: int, rows: int, draft_s: float, verify_s: float) -> Chunk:
+        """Appends what was verified, cut at the first stop id and at the limit, and moves both states on."""
+        tokens, origins = emitted(draft, outcome)
+        tokens = tokens[: self._cut(tokens)]
+        self.tokens.extend(tokens)
+        levels = len(draft.tokens) if draft.parents is None else int(depths(draft.parents).max()) + 1
+        finished = self.finish_reason is not None
+        accepted = min(len(outcome.path), len(tokens))
+        relaxed = sum(i < accepted for i in outcome.relaxed)
+        round = Round(len(draft.tokens), levels, accepted, relaxed, len(tokens), batch, rows, draft_s, verify_s, finished, draft.steps)
+        self.rounds.append(round)
+        self.accept_state = outcome.state
+        if round.drafted and round.emitted and not finished:
+            self.length_state = self.method.length.update(self.length_state, round)
+        return Chunk(self.text.id, tuple(tokens), origins[: len(tokens)], self.finish_reason, round, outcome.logprobs[: len(tokens)])
+
+    def _cut(self, tokens: list[int]) -> int:
+        """How many of the new tokens stay; sets `finish_reason` where the text ends."""
+        room = self.limit - len(self.tokens)
+        stop = _first(i for i, token in enumerate(tokens[:room]) if token in self.text.sampling.stop_ids)
+        if stop is not None:
+            self.finish_reason = "stop"
+            return stop + 1
+        if len(tokens) >= room:
+            self.finish_reason = "length"
+        return min(len(tokens), room)
+
+
+def emitted(draft: Draft, outcome: Outcome) -> tuple[list[int], tuple[Origin, ...]]:
+    """The tokens of a round and who wrote each."""
+    if outcome.last is None:
+        return [], ()
+    origins: list[Origin] = ["relaxed" if i in outcome.relaxed else "drafted" for i in range(len(outcome.path))]
+    return [*draft.tokens[outcome.path].tolist(), outcome.last], (*origins, "target")
+
+
+def _first(indices: Iterable[int]) -> int | None:
+    return next(iter(indices), None)

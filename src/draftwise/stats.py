@@ -1,0 +1,91 @@
+"""From rounds to figures: pure functions over `Round` records, and the running cost table that length policies read.
+
+Definitions follow the field: tau counts the bonus or correction token; the acceptance rate is accepted over drafted and never above 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from draftwise.types import Round
+
+
+class Summary(NamedTuple):
+    """`tokens` emitted in `rounds` target passes and `seconds`. `tau`: tokens per target pass. `by_position[i]`: share of rounds that drafted
+    more than i levels in which the first i+1 were all accepted. `relaxed_share`: of the emitted tokens. The three shares of time are of
+    `seconds` and add up to 1; the drafter's prompt reading counts as draft, the target's as verify."""
+
+    tokens: int
+    rounds: int
+    seconds: float
+    tokens_per_second: float
+    tau: float
+    drafted: int
+    accepted: int
+    relaxed: int
+    acceptance_rate: float
+    by_position: tuple[float, ...]
+    drafted_per_round: float
+    relaxed_share: float
+    draft_share: float
+    verify_share: float
+    other_share: float
+
+
+def summarize(rounds: Sequence[Round], seconds: float) -> Summary:
+    """The figures of one sequence's `rounds`, decoded in `seconds` of wall time. Empty rounds give zeros."""
+    passes = [r for r in rounds if r.emitted]
+    tokens, drafted, accepted, relaxed = (sum(r[i] for r in rounds) for i in (4, 0, 2, 3))
+    draft_share, verify_share = (_over(sum(times), seconds) for times in ([r.draft_s for r in rounds], [r.verify_s for r in rounds]))
+    return Summary(
+        tokens,
+        len(passes),
+        seconds,
+        _over(tokens, seconds),
+        _over(tokens, len(passes)),
+        drafted,
+        accepted,
+        relaxed,
+        _over(accepted, drafted),
+        by_position(passes),
+        _over(drafted, len(passes)),
+        _over(relaxed, tokens),
+        draft_share,
+        verify_share,
+        max(0.0, 1 - draft_share - verify_share) if seconds > 0 else 0.0,
+    )
+
+
+def by_position(rounds: Sequence[Round]) -> tuple[float, ...]:
+    """P(the first i+1 draft levels are all accepted), for i up to the deepest round; over the rounds that drafted that deep."""
+    deepest = max((r.depth for r in rounds), default=0)
+    reached = [[r for r in rounds if r.depth > i] for i in range(deepest)]
+    return tuple(sum(r.accepted > i for r in some) / len(some) for i, some in enumerate(reached))
+
+
+def _over(a: float, b: float) -> float:
+    return a / b if b else 0.0
+
+
+@dataclass(slots=True)
+class Costs:
+    """Measured seconds of a draft step and of a target pass by its rows, as exponential means (weight 0.2 on the newest)."""
+
+    draft_s: float = math.nan
+    verify: dict[int, float] = field(default_factory=dict)
+
+    def drafted(self, steps: int, seconds: float) -> None:
+        """A proposal of `steps` levels took `seconds`."""
+        if steps:
+            self.draft_s = _mean(self.draft_s, seconds / steps)
+
+    def verified(self, rows: int, seconds: float) -> None:
+        """A target pass over `rows` tokens took `seconds`."""
+        self.verify[rows] = _mean(self.verify.get(rows, math.nan), seconds)
+
+
+def _mean(old: float, new: float) -> float:
+    return new if math.isnan(old) else 0.8 * old + 0.2 * new
