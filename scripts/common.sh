@@ -11,7 +11,7 @@ inputs=(pyproject.toml scripts/common.sh scripts/find_torch.py)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
-pip_() { "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "$@" || die "pip could not install ${*: -1} (its message is above)"; }
+pip_() { "$venv/bin/python" -m pip --disable-pip-version-check install -qq "$@" || die "pip could not install ${*: -1} (its message is above)"; }
 works() { "$1" -c "${2:-}" >/dev/null 2>&1; }
 modern() { works "$1" 'import sys; sys.exit(sys.version_info < (3, 10))'; }
 
@@ -24,6 +24,8 @@ prepare() {
   fi
   if [[ -e $venv/draftwise-unfinished ]] || ! modern "$venv/bin/python" || ! works "$venv/bin/python" 'import pip'; then
     make_venv
+  elif [[ -n ${PYTHON:-} ]]; then
+    say "completing the $venv that is there; to build on PYTHON=$PYTHON, remove it first"
   fi
   fill_venv "$profile"
   "$venv/bin/python" -c 'import draftwise, torch, transformers' || die "the packages in $venv do not import: remove $venv and run this again"
@@ -58,7 +60,7 @@ make_venv() {
     "$python" -m venv "$venv" || die "$python could not make $venv (its message is above)"
   elif works "$python" 'import venv, pip'; then # Debian ships venv without ensurepip; the pip outside can fill it
     "$python" -m venv --without-pip "$venv"
-    "$python" -m pip --disable-pip-version-check --python "$venv/bin/python" install --quiet pip || die "pip could not be installed into $venv (its message is above)"
+    "$python" -m pip --disable-pip-version-check --python "$venv/bin/python" install -qq pip || die "pip could not be installed into $venv (its message is above)"
   else
     die "$python has neither ensurepip nor pip and venv: install them (on Debian and Ubuntu: apt install python3-venv)"
   fi
