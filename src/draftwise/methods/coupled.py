@@ -1,0 +1,40 @@
+"""Coupled: the tokens of plain decoding for the same seed, and not only their distribution.
+
+    the target's token at depth d is y = argmax(log p_d + g_d);  draft token x accepted iff x = y;  the first one refused is replaced by y
+
+g is Gumbel noise counted by output position, so y does not depend on what was drafted. A drafter that takes the argmax of its own log
+law plus the same g agrees often; any other drafter is still judged correctly, only less often accepted. At temperature 0 p is one-hot and
+g changes nothing, so that the caller may leave it out.
+
+References: the Gumbel-max trick (Gumbel 1954); Daliri, Musco, Suresh 2024, "Coupling without communication and drafter-invariant
+speculative decoding" (arXiv 2408.07978).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from draftwise.methods.speculative import one_hot
+from draftwise.protocols import Relax, always
+from draftwise.types import Draft, Target, Uniforms, Verdict
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """Chains only. The state is a constant 0."""
+
+    lossless: ClassVar[bool] = True
+    trees: ClassVar[bool] = False
+    wants_logits: ClassVar[bool] = False
+    coupled: ClassVar[bool] = True
+
+    def init(self, last: int | None) -> int:
+        return 0
+
+    def judge(self, target: Target, draft: Draft, u: Uniforms, state: int, relax: Relax = always) -> tuple[Verdict, int]:
+        scores = target.p if u.race is None else target.p.log() + u.race.to(target.p.device)
+        chosen = scores.argmax(-1).tolist()
+        tokens = draft.tokens.tolist()
+        n = next((i for i, token in enumerate(tokens) if token != chosen[i]), len(tokens))
+        return Verdict(list(range(n)), one_hot(chosen[n], target.p[n])), state

@@ -1,0 +1,86 @@
+"""Prompt lookup: copy what followed the same last words earlier in the text.
+
+    for n = max_ngram .. 1:  an earlier occurrence of the last n tokens, and at least one token after it
+        -> draft those that follow it, at most as many as asked for, up to and including an end-of-text token
+
+No model, so no law: the draft is a one-point law (``probs=None``), has no steps, and no stop rule is asked. Good on text that repeats
+itself: code edits, summaries, extraction.
+
+Reference: Saxena 2023, "Prompt lookup decoding", as in huggingface/transformers, which copies the **leftmost** occurrence
+(``match="leftmost"``, the default here); ``match="latest"`` copies the most recent one. Differs from it: an index of all n-grams grows
+with the committed text, so that a round costs what it added and not a scan of the context; and the length is the length policy's affair,
+`max_tokens` (there: 10 tokens, always) is only a bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from draftwise.protocols import Ask
+from draftwise.types import Draft, Outcome, Text
+
+
+class PromptLookup:
+    """Indexes the text of every request; `free` drops its index. Raises ValueError for a bound below 1 or an unknown `match`."""
+
+    taps: tuple[int, ...] = ()
+    has_logits: bool = False
+    learns_rows: bool = False
+
+    def __init__(self, max_ngram: int = 2, max_tokens: int = 20, match: str = "leftmost") -> None:
+        if max_ngram < 1:
+            raise ValueError(f"max_ngram must be at least 1 token, got {max_ngram}")
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1 draft token, got {max_tokens}")
+        if match not in ("leftmost", "latest"):
+            raise ValueError(f"match must be 'leftmost' or 'latest', got {match!r}")
+        self.max_ngram, self.max_tokens, self.match = max_ngram, max_tokens, match
+        self._indexes: dict[int, _Index] = {}
+
+    def lag(self, text: Text) -> int:
+        index = self._indexes.get(text.id)
+        return len(text.tokens) - (index.read if index else 0)
+
+    def propose(self, asks: Sequence[Ask]) -> list[Draft]:
+        return [self._draft(ask.text, min(ask.n, self.max_tokens)) for ask in asks]
+
+    def observe(self, text: Text, draft: Draft, outcome: Outcome) -> None:
+        pass  # the next `propose` reads what was added
+
+    def free(self, text: Text) -> None:
+        self._indexes.pop(text.id, None)
+
+    def _draft(self, text: Text, n: int) -> Draft:
+        index = self._indexes.setdefault(text.id, _Index(self.max_ngram, self.match == "latest"))
+        index.read_on(text.tokens)
+        start = index.find(text.tokens)
+        copied = list(text.tokens[start : start + max(n, 0)]) if start is not None else []
+        ends = [i for i, token in enumerate(copied) if token in text.sampling.stop_ids]
+        return Draft(torch.tensor(copied[: ends[0] + 1] if ends else copied, dtype=torch.int64), origin="prompt-lookup")
+
+
+class _Index:
+    """Where each n-gram of one text is followed by a token: n-gram -> index of that token. `read` tokens are indexed."""
+
+    def __init__(self, longest: int, latest: bool) -> None:
+        self.longest, self.latest, self.read = longest, latest, 0
+        self.after: dict[tuple[int, ...], int] = {}
+
+    def read_on(self, tokens: Sequence[int]) -> None:
+        """Adds the n-grams before each new token: those at the very end have no token after them yet and wait for the next call."""
+        for here in range(self.read, len(tokens)):
+            for n in range(1, min(self.longest, here) + 1):
+                gram = tuple(tokens[here - n : here])
+                if self.latest or gram not in self.after:
+                    self.after[gram] = here
+        self.read = len(tokens)
+
+    def find(self, tokens: Sequence[int]) -> int | None:
+        """Where to copy from, by the longest n-gram at the end of the text that occurs before; None if none does."""
+        for n in range(min(self.longest, len(tokens)), 0, -1):
+            start = self.after.get(tuple(tokens[len(tokens) - n :]))
+            if start is not None:
+                return start
+        return None
