@@ -1,0 +1,186 @@
+"""Any causal language model of transformers whose attention layers go through its attention interface, as a `Backend`.
+
+All feeds of a forward are packed in one row with explicit positions; keys and values of all slots lie in one pooled cache
+(`draftwise.backends.hf_cache`), read without copies (`draftwise.backends.hf_attention`). `keep` is bookkeeping: rejected rows are
+overwritten, and only the accepted path of a tree is moved. The LM head sees the wanted rows only.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from draftwise import trees
+from draftwise.backends.hf_attention import Attention
+from draftwise.backends.hf_cache import PooledCache, Regions, Segment
+from draftwise.types import Feed, Rows
+
+_LAYERS = {"full_attention", "sliding_attention"}
+
+
+class HF:
+    """`model` is a loaded causal language model (set to eval mode here); `capacity` rows of cache are allocated at once, more on demand.
+    `taps`: hidden rows to give with every forward: i = the input of layer i (= the output of layer i-1), -1 = after the final norm.
+
+    Raises ValueError for a model that this backend cannot run: see `draftwise.backends.hf_replay.wrap`, which knows what can."""
+
+    def __init__(self, model: Any, *, capacity: int | None = None, taps: tuple[int, ...] = ()) -> None:
+        if reason := unfit(model):
+            raise ValueError(f"{type(model).__name__} cannot use the pooled cache: {reason}")
+        self.model = model.eval()
+        self.config = model.config.get_text_config(decoder=True)
+        self.taps = taps
+        self.vocab_size = vocabulary(model)
+        self.max_length = longest(model)
+        self._slices = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._regions = Regions()
+        self._cache = PooledCache(capacity or 0)
+        self._attention = Attention()
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go in and logits come out."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights, and of the logits."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    def length(self, slot: int) -> int:
+        """Entries the slot's cache holds."""
+        region = self._regions.slots.get(slot)
+        return region.length if region else 0
+
+    @torch.no_grad()
+    def forward(self, feeds: Sequence[Feed]) -> list[Rows]:
+        """One packed pass over all feeds. Raises ValueError for feeds that cannot be read; the caches are then unchanged."""
+        check(feeds, self)
+        plan = [self._segment(feed, first) for feed, first in zip(feeds, _starts(feeds), strict=True)]
+        if not any(part.n for part in plan):
+            empty = torch.zeros(0, self.vocab_size, dtype=self.dtype, device=self.device)
+            return [Rows(empty, {tap: empty.new_zeros(0, self.config.hidden_size) for tap in self.taps}) for _ in feeds]
+        logits, hidden = self._run(feeds, [part for part in plan if part.n])
+        for feed, part in zip(feeds, plan, strict=True):
+            region = self._regions.slots[feed.slot]
+            region.length += part.n
+            region.tree = () if part.seen is None or feed.parents is None else tuple((part.past + feed.parents).tolist())
+        rows = torch.split(logits, [feed.want for feed in feeds])
+        return [
+            Rows(row, {tap: whole[part.first : part.first + part.n] for tap, whole in hidden.items()})
+            for row, part in zip(rows, plan, strict=True)
+        ]
+
+    def keep(self, slot: int, length: int, path: Sequence[int] = ()) -> int:
+        """Absolute: the first `length` entries, then those of `path`, as far as they are one path of what was fed."""
+        region = self._regions.slots.get(slot)
+        if region is None:
+            return 0
+        length, kept = region.path(max(length, 0), path)
+        if kept != list(range(length, length + len(kept))):
+            with torch.no_grad():
+                first = region.start + length
+                self._cache.move(torch.tensor(kept) + region.start, slice(first, first + len(kept)))
+        region.length, region.tree = length + len(kept), ()
+        return region.length
+
+    def free(self, slot: int) -> None:
+        """Empties the slot; its rows can be had by others."""
+        self._regions.slots.pop(slot, None)
+
+    def _segment(self, feed: Feed, first: int) -> Segment:
+        """Where a feed goes, with room made for it."""
+        n = len(feed.tokens)
+        past = self.length(feed.slot)
+        if past and self._regions.slots[feed.slot].tree:
+            raise ValueError(f"slot {feed.slot} holds a tree: choose a path of it with keep before feeding more")
+        if move := self._regions.reserve(feed.slot, past + n):
+            self._cache.grow(self._regions.end)
+            self._cache.move(slice(move.source, move.source + move.count), slice(move.target, move.target + move.count))
+        region = self._regions.slots[feed.slot]
+        if feed.parents is None or trees.is_chain(feed.parents):
+            return Segment(first, n, region.start, past, None, None)
+        return Segment(first, n, region.start, past, trees.depths(feed.parents), trees.ancestors(feed.parents))
+
+    def _run(self, feeds: Sequence[Feed], plan: list[Segment]) -> tuple[Tensor, dict[int, Tensor]]:
+        """Logits [sum of wants, V] and the tapped hidden rows [T, H] of the packed row."""
+        self._cache.grow(self._regions.end)
+        self._cache.begin(plan)
+        tokens = torch.cat([feed.tokens for feed in feeds])
+        positions = torch.cat([part.past + (torch.arange(part.n) if part.depths is None else part.depths) for part in plan])
+        ends = [first + len(feed.tokens) for feed, first in zip(feeds, _starts(feeds), strict=True)]
+        wanted = torch.cat([torch.arange(end - feed.want, end) for feed, end in zip(feeds, ends, strict=True)])
+        packed = torch.cat([tokens, positions, wanted]).to(self.device, non_blocking=True)  # one transfer
+        tokens, positions, wanted = torch.split(packed, [len(tokens), len(positions), len(wanted)])
+        extra = {"logits_to_keep": wanted} if self._slices else {}
+        with self._attention.inside(self.config, plan):
+            out = self.model(
+                input_ids=tokens[None],
+                position_ids=positions[None],
+                past_key_values=self._cache,
+                use_cache=True,
+                output_hidden_states=bool(self.taps),
+                return_dict=True,
+                **extra,
+            )
+        if self._attention.calls != len(self._cache.buffers):
+            raise ValueError(f"{type(self.model).__name__} does not send all its layers through transformers' attention interface; use HFReplay")
+        logits = out.logits[0] if self._slices else out.logits[0, wanted]
+        return logits, {tap: out.hidden_states[tap][0] for tap in self.taps}
+
+
+def unfit(model: Any) -> str:
+    """Why a model cannot use the pooled cache; '' if it can."""
+    config = model.config.get_text_config(decoder=True)
+    if getattr(model.config, "is_encoder_decoder", False):
+        return "it is an encoder-decoder model"
+    if not getattr(model, "_supports_attention_backend", False):
+        return "its attention does not go through transformers' attention interface"
+    if odd := set(getattr(config, "layer_types", None) or ()) - _LAYERS:
+        return f"it has layers of type {', '.join(sorted(odd))}; only {' and '.join(sorted(_LAYERS))} can be rewound row by row"
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return "it takes no position_ids"
+    return ""
+
+
+def vocabulary(model: Any) -> int:
+    """The width of the logits, which may exceed the tokenizer's vocabulary."""
+    head = model.get_output_embeddings()
+    return int(head.weight.shape[0] if head is not None else model.config.get_text_config(decoder=True).vocab_size)
+
+
+def longest(model: Any) -> int:
+    """The context length a model was made for; without bound (2**31) where its config names none."""
+    return int(getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 2**31)
+
+
+def check(feeds: Sequence[Feed], backend: Any) -> None:
+    """Raises ValueError, with what was given and what is possible, for feeds no forward can read."""
+    if len({feed.slot for feed in feeds}) < len(feeds):
+        raise ValueError(f"every slot can be fed once in a forward, got slots {[feed.slot for feed in feeds]}")
+    for feed in feeds:
+        n, past = len(feed.tokens), backend.length(feed.slot)
+        if not 0 <= feed.want <= n:
+            raise ValueError(f"slot {feed.slot}: logits of {feed.want} of {n} fed tokens cannot be had")
+        if feed.parents is not None and len(feed.parents) != n:
+            raise ValueError(f"slot {feed.slot}: {len(feed.parents)} parents for {n} tokens")
+        if past + n > backend.max_length:
+            raise ValueError(f"slot {feed.slot}: {past} cached and {n} new tokens are more than the {backend.max_length} this model can read")
+        if n and not 0 <= int(feed.tokens.min()) <= int(feed.tokens.max()) < backend.vocab_size:
+            raise ValueError(f"slot {feed.slot}: token ids must be in [0, {backend.vocab_size}), got {feed.tokens.tolist()}")
+        if feed.source is not None:
+            raise ValueError("an encoder input was given to a model without encoder")
+
+
+def _starts(feeds: Sequence[Feed]) -> list[int]:
+    """Where each feed begins in the packed row."""
+    starts = [0]
+    for feed in feeds:
+        starts.append(starts[-1] + len(feed.tokens))
+    return starts[:-1]

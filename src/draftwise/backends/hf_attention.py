@@ -1,0 +1,112 @@
+"""Attention over the regions of a `PooledCache`: each feed of a packed row reads its own slot, as a view, without repeating grouped heads.
+
+transformers looks the function up by name for every layer; it is registered, and named in the model's config, only while a forward runs, so
+the model stays what its owner made it. Under a name that transformers has no mask for, models make no masks at all: sliding windows
+are known from the argument that every windowed layer passes along.
+
+Measured on two CPU cores (7 query heads a key head, 500 entries, bf16): one token 48 us with the group folded into the query rows, 500 us with
+repeated keys. Additive masks in the model's dtype beat boolean ones; above some hundred rows the native grouped kernel beats folding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from draftwise.backends.hf_cache import Segment
+
+_FOLD = 256  # query rows up to which the heads of a group are folded into one
+
+
+class Attention:
+    """The attention function of one backend. `calls` counts the layers of a forward, so that a model which goes its own way is noticed."""
+
+    def __init__(self) -> None:
+        self.plan: list[Segment] = []
+        self.calls = 0
+        self._masks: dict[tuple[int, int | None, int, torch.dtype, torch.device], Tensor | None] = {}
+
+    @contextmanager
+    def inside(self, config: Any, plan: list[Segment]) -> Iterator[None]:
+        """Makes `config`'s model use this function for one forward of `plan`."""
+        self.plan, self.calls = plan, 0
+        self._masks.clear()
+        name, before = f"draftwise-{id(self)}", config._attn_implementation
+        ALL_ATTENTION_FUNCTIONS[name] = self
+        config._attn_implementation = name
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
+            del ALL_ATTENTION_FUNCTIONS[name]
+
+    def __call__(self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        """`query` [1, heads, T, width]; `key`, `value`: the whole buffers [1, groups, rows, width]. Returns [1, T, heads, width]."""
+        self.calls += 1
+        scale = kwargs.get("scaling")
+        if kwargs.get("s_aux") is not None:
+            raise ValueError("this model adds learned sinks to its attention, which the pooled cache does not know; use HFReplay(model)")
+        parts = []
+        for i, part in enumerate(self.plan):
+            window = kwargs.get("sliding_window")
+            low = 0 if window is None else max(0, part.past - window + 1)  # no token of this feed sees entries before that
+            rows = slice(part.start + low, part.start + part.past + part.n)
+            own = query if len(self.plan) == 1 else query[:, :, part.first : part.first + part.n]
+            parts.append(self._one(i, own, key[:, :, rows], value[:, :, rows], window, low, scale, kwargs.get("softcap")))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)), None
+
+    def _one(
+        self, i: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, low: int, scale: float | None, softcap: float | None
+    ) -> Tensor:
+        heads, n = query.shape[1:3]
+        groups = key.shape[1]
+        group = heads // groups
+        fold = group if group * n <= _FOLD or softcap is not None else 1
+        part = self.plan[i]
+        causal = fold == 1 and n > 1 and part.past == 0 and part.seen is None and (window is None or window >= n)
+        mask = None if causal else self._mask(i, window, low, fold, query)
+        if fold > 1:
+            query = query.reshape(1, groups, group * n, -1)
+        if softcap is not None:
+            out = _capped(query, key, value, mask, scale, softcap)
+        else:
+            out = sdpa(query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=fold == 1 and group > 1)
+        return out.reshape(1, heads, n, -1).transpose(1, 2)
+
+    def _mask(self, i: int, window: int | None, low: int, fold: int, query: Tensor) -> Tensor | None:
+        """The additive mask of feed i in the query's dtype, [fold * n, entries from `low` on]; None where a single token sees all of them."""
+        part = self.plan[i]
+        if part.n == 1:
+            return None  # `low` has cut what a window hides
+        key = (i, window, fold, query.dtype, query.device)
+        if key not in self._masks:
+            hidden = ~visible(part, window)[:, low:]
+            mask = torch.zeros(hidden.shape, dtype=query.dtype).masked_fill_(hidden, float("-inf"))
+            self._masks[key] = mask.repeat(fold, 1).to(query.device, non_blocking=True)
+        return self._masks[key]
+
+
+def visible(part: Segment, window: int | None) -> Tensor:
+    """Who sees whom: bool [n, past + n], by "slot and ancestors" and, for windowed layers, by distance in positions."""
+    depths = torch.arange(part.n) if part.depths is None else part.depths
+    seen = torch.ones(part.n, part.n, dtype=torch.bool).tril() if part.seen is None else part.seen
+    whole = torch.cat([torch.ones(part.n, part.past, dtype=torch.bool), seen], 1)
+    if window is not None:
+        positions = torch.cat([torch.arange(part.past), part.past + depths])
+        whole &= (part.past + depths)[:, None] - positions < window
+    return whole
+
+
+def _capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, softcap: float) -> Tensor:
+    """Attention whose scores pass through ``softcap * tanh(score / softcap)`` (Gemma 2), which no fused kernel here offers."""
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask
+    return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
