@@ -20,7 +20,7 @@ POINTS = 257
 
 
 class Distances(NamedTuple):
-    """Of the distances seen: how many, their sum, their sum of squares, the least and the greatest, and their counts on a grid (empty where
+    """Of the distances seen: how many (`n`), their sum, their sum of squares, the least and the greatest, and their counts on a grid (empty where
     no density is wanted)."""
 
     n: int = 0
@@ -58,7 +58,7 @@ def bandwidth(distances: Distances) -> float:
     """Scott's h, at least one step of the grid. Needs two distances or more."""
     n = distances.n
     variance: float = max(distances.squares - distances.total**2 / n, 0.0) / (n - 1)
-    return max(math.sqrt(variance) * float(n) ** -0.2, 1 / (len(distances.grid) - 1))
+    return max(math.sqrt(variance) / math.pow(n, 0.2), 1 / (len(distances.grid) - 1))
 
 
 def mass(distances: Distances, d: float) -> float:

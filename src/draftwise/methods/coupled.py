@@ -33,7 +33,7 @@ class Coupled:
         return 0
 
     def judge(self, target: Target, draft: Draft, u: Uniforms, state: int, relax: Relax = always) -> tuple[Verdict, int]:
-        scores = target.p if u.race is None else target.p.log() + u.race.to(target.p.device)
+        scores = target.p if u.race is None else target.p.double().log() + u.race.to(target.p.device)
         chosen = scores.argmax(-1).tolist()
         tokens = draft.tokens.tolist()
         n = next((i for i, token in enumerate(tokens) if token != chosen[i]), len(tokens))
