@@ -23,7 +23,11 @@ class Paper(NamedTuple):
 
 PAPERS = {
     "leviathan2023": Paper(
-        "Fast Inference from Transformers via Speculative Decoding", "Leviathan, Yaniv and Kalman, Matan and Matias, Yossi", 2023, "2211.17192", "ICML"
+        "Fast Inference from Transformers via Speculative Decoding",
+        "Leviathan, Yaniv and Kalman, Matan and Matias, Yossi",
+        2023,
+        "2211.17192",
+        "ICML",
     ),
     "chen2023": Paper(
         "Accelerating Large Language Model Decoding with Speculative Sampling",
@@ -32,7 +36,10 @@ PAPERS = {
         "2302.01318",
     ),
     "lu2025adasd": Paper(
-        "AdaSD: Adaptive Speculative Decoding for Efficient Language Model Inference", "Lu, Kuan-Wei and Hong, Ding-Yong and Liu, Pangfeng", 2025, "2512.11280"
+        "AdaSD: Adaptive Speculative Decoding for Efficient Language Model Inference",
+        "Lu, Kuan-Wei and Hong, Ding-Yong and Liu, Pangfeng",
+        2025,
+        "2512.11280",
     ),
     "gautam2025gammatune": Paper(
         "Token-Driven GammaTune: Adaptive Calibration for Enhanced Speculative Decoding",
@@ -47,7 +54,8 @@ PAPERS = {
         "2411.18462",
     ),
     "agrawal2024adaedl": Paper(
-        "AdaEDL: Early Draft Stopping for Speculative Decoding of Large Language Models via an Entropy-based Lower Bound on Token Acceptance Probability",
+        "AdaEDL: Early Draft Stopping for Speculative Decoding of Large Language Models "
+        "via an Entropy-based Lower Bound on Token Acceptance Probability",
         "Agrawal, Sudhanshu and Jeon, Wonseok and Lee, Mingu",
         2024,
         "2410.18351",

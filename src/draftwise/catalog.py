@@ -75,12 +75,21 @@ _ENTRIES = [
     Entry("length", "gammatune", "smoothed accepted length, expanding at once", ("gautam2025gammatune",), _M + "gammatune:GammaTune"),
     Entry("length", "gammatune-plus", "GammaTune with a confidence stop", ("gautam2025gammatune",), _M + "gammatune:GammaTunePlus"),
     Entry("length", "adasd", "stop above the mean entropy of rejected tokens", ("lu2025adasd",), _M + "adasd:AdaSDStop"),
-    Entry("accept", "speculative", "rejection sampling: keeps the target's distribution", ("leviathan2023", "chen2023"), _M + "speculative:Speculative"),
-    Entry("accept", "coupled", "shared Gumbel noise: keeps the tokens of plain decoding for the same seed", ("daliri2024coupling",), _M + "coupled:Coupled"),
+    Entry(
+        "accept", "speculative", "rejection sampling: keeps the target's distribution",
+        ("leviathan2023", "chen2023"), _M + "speculative:Speculative",
+    ),
+    Entry(
+        "accept", "coupled", "shared Gumbel noise: keeps the tokens of plain decoding for the same seed",
+        ("daliri2024coupling",), _M + "coupled:Coupled",
+    ),
     Entry("accept", "typical", "accept what the target finds typical", ("cai2024medusa",), _M + "typical:Typical"),
     Entry("accept", "adasd", "accept below a Jensen-Shannon distance set by past verdicts", ("lu2025adasd",), _M + "adasd:AdaSDAccept"),
     Entry("drafter", "draft-model", "a smaller model of the same vocabulary", ("leviathan2023", "chen2023"), _M + "draft_model:DraftModel"),
-    Entry("drafter", "prompt-lookup", "copies what followed the same n-gram earlier in the text", ("saxena2023lookup",), _M + "prompt_lookup:PromptLookup"),
+    Entry(
+        "drafter", "prompt-lookup", "copies what followed the same n-gram earlier in the text",
+        ("saxena2023lookup",), _M + "prompt_lookup:PromptLookup",
+    ),
     Entry("drafter", "none", "drafts nothing", (), _M + "none:NoDraft"),
     Entry("backend", "table", "an n-gram table model, an exact oracle", (), "draftwise.backends.table:Table"),
     Entry("method", "plain", "no speculation", parts=("fixed:n=0", "coupled", "none")),
@@ -89,7 +98,10 @@ _ENTRIES = [
     Entry("method", "lookup", "prompt lookup with GammaTune's lengths", ("saxena2023lookup",), parts=("gammatune", "speculative", "prompt-lookup")),
     Entry("method", "fixed", "fixed draft length", ("leviathan2023",), parts=("fixed", "speculative", "auto")),
     Entry("method", "heuristic", "transformers' +2/-1 schedule", ("gante2023assisted",), parts=("heuristic", "speculative", "auto")),
-    Entry("method", "confidence", "transformers' dynamic confidence threshold", ("mamou2024disco",), parts=("confidence", "speculative", "draft-model")),
+    Entry(
+        "method", "confidence", "transformers' dynamic confidence threshold",
+        ("mamou2024disco",), parts=("confidence", "speculative", "draft-model"),
+    ),
     Entry("method", "svip", "SVIP's self-verified lengths", ("zhang2024svip",), parts=("svip", "speculative", "draft-model")),
     Entry("method", "adaedl", "AdaEDL's entropy bound", ("agrawal2024adaedl",), parts=("adaedl", "speculative", "draft-model")),
     Entry("method", "gammatune", "GammaTune's lengths", ("gautam2025gammatune",), parts=("gammatune", "speculative", "auto")),
@@ -162,7 +174,9 @@ def _build(kind: str, spec: Any, context: Context | None) -> Any:
     for key in spec.options:
         if key not in known:
             raise ValueError(f"the {kind} {spec.name!r} has no option {key!r}: {suggest(key, list(known))}")
-    options = {key: _build(kind, value, context) if isinstance(value, Spec) else _typed(spec.name, known[key], value) for key, value in spec.options.items()}
+    options = {}
+    for key, value in spec.options.items():
+        options[key] = _build(kind, value, context) if isinstance(value, Spec) else _typed(spec.name, known[key], value)
     parts = [_build(kind, part, context) for part in spec.parts]
     build = getattr(factory, "from_context", None)
     try:

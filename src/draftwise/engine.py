@@ -158,9 +158,9 @@ class Engine:
         if not all(0 <= int(token) < self.target.vocab_size for token in tokens):
             raise ValueError(f"the prompt has token ids outside the model's vocabulary of {self.target.vocab_size}")
         if accept.wants_logits and not drafter.has_logits:
-            raise ValueError(f"{_name(accept)} compares the draft's probabilities with the target's, and {_name(drafter)} has none: use a draft model")
+            raise ValueError(f"{_name(accept)} compares the draft's laws with the target's, and {_name(drafter)} has none: use a draft model")
         if length.per_token and not drafter.has_logits:
-            raise ValueError(f"{_name(length)} stops on the draft's confidence, and {_name(drafter)} has none: use a draft model or another length policy")
+            raise ValueError(f"{_name(length)} stops on the draft's confidence, and {_name(drafter)} has none: use a draft model or another length")
 
 
 def _name(part: object) -> str:

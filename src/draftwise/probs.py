@@ -78,7 +78,7 @@ def check_finite(top: Tensor) -> None:
     bad = ~torch.isfinite(top)
     if bool(bad.any()):
         found = "NaN" if bool(top.isnan().any()) else "no finite entry" if bool((top == -math.inf).any()) else "+inf"
-        raise BadLogits(f"the model gave a row of logits with {found}: weights that overflow in this dtype (try dtype float32), or masks that forbid every token")
+        raise BadLogits(f"the model gave a row of logits with {found}: weights that overflow (try dtype float32), or masks that forbid every token")
 
 
 def sample(weights: Tensor, u: Tensor) -> Tensor:
@@ -127,7 +127,9 @@ def js_distance(p_logits: Tensor, q_logits: Tensor) -> Tensor:
 
     With m = (p+q)/2 and r = (p-q)/(p+q): JSD = 1/2 sum m [(1+r) ln(1+r) + (1-r) ln(1-r)]. No term is negative, so that equal rows give 0
     and not the root of a rounding error."""
-    return torch.cat([_js(a, b) for a, b in zip(p_logits.split(4), q_logits.split(4), strict=True)]) if len(p_logits) else p_logits.new_zeros(0)
+    if not len(p_logits):
+        return torch.zeros(0, device=p_logits.device)
+    return torch.cat([_js(p_logits[i : i + 4], q_logits[i : i + 4]) for i in range(0, len(p_logits), 4)])  # few rows at a time stay in the cache
 
 
 def _js(p_logits: Tensor, q_logits: Tensor) -> Tensor:

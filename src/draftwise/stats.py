@@ -38,8 +38,9 @@ class Summary(NamedTuple):
 def summarize(rounds: Sequence[Round], seconds: float) -> Summary:
     """The figures of one sequence's `rounds`, decoded in `seconds` of wall time. Empty rounds give zeros."""
     passes = [r for r in rounds if r.emitted]
-    tokens, drafted, accepted, relaxed = (sum(r[i] for r in rounds) for i in (4, 0, 2, 3))
-    draft_share, verify_share = (_over(sum(times), seconds) for times in ([r.draft_s for r in rounds], [r.verify_s for r in rounds]))
+    tokens, drafted = sum(r.emitted for r in rounds), sum(r.drafted for r in rounds)
+    accepted, relaxed = sum(r.accepted for r in rounds), sum(r.relaxed for r in rounds)
+    draft_share, verify_share = _over(sum(r.draft_s for r in rounds), seconds), _over(sum(r.verify_s for r in rounds), seconds)
     return Summary(
         tokens,
         len(passes),

@@ -77,7 +77,7 @@ class Text(NamedTuple):
 class DraftStep(NamedTuple):
     """What the drafter knew of one draft token: plain floats of the **raw** softmax of its row (entropy in nats)."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # the design's name; tuple.index is not wanted here
     token: int
     prob: float
     top1: float
