@@ -36,7 +36,6 @@ class HF:
         self.taps = taps
         self.vocab_size = vocabulary(model)
         self.max_length = longest(model)
-        self._slices = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._regions = Regions()
         self._cache = PooledCache(capacity or 0)
         self._attention = Attention()
@@ -102,7 +101,7 @@ class HF:
             raise ValueError(f"slot {feed.slot} holds a tree: choose a path of it with keep before feeding more")
         if move := self._regions.reserve(feed.slot, past + n):
             self._cache.grow(self._regions.end)
-            self._cache.move(slice(move.source, move.source + move.count), slice(move.target, move.target + move.count))
+            self._cache.move(slice(move.source, move.source + move.rows), slice(move.target, move.target + move.rows))
         region = self._regions.slots[feed.slot]
         if feed.parents is None or trees.is_chain(feed.parents):
             return Segment(first, n, region.start, past, None, None)
@@ -118,21 +117,20 @@ class HF:
         wanted = torch.cat([torch.arange(end - feed.want, end) for feed, end in zip(feeds, ends, strict=True)])
         packed = torch.cat([tokens, positions, wanted]).to(self.device, non_blocking=True)  # one transfer
         tokens, positions, wanted = torch.split(packed, [len(tokens), len(positions), len(wanted)])
-        extra = {"logits_to_keep": wanted} if self._slices else {}
         with self._attention.inside(self.config, plan):
-            out = self.model(
-                input_ids=tokens[None],
-                position_ids=positions[None],
-                past_key_values=self._cache,
-                use_cache=True,
-                output_hidden_states=bool(self.taps),
-                return_dict=True,
-                **extra,
-            )
+            logits, hidden = call(self.model, tokens, wanted, self.taps, position_ids=positions[None], past_key_values=self._cache)[:2]
         if self._attention.calls != len(self._cache.buffers):
             raise ValueError(f"{type(self.model).__name__} does not send all its layers through transformers' attention interface; use HFReplay")
-        logits = out.logits[0] if self._slices else out.logits[0, wanted]
-        return logits, {tap: out.hidden_states[tap][0] for tap in self.taps}
+        return logits, hidden
+
+
+def call(model: Any, tokens: Tensor, wanted: Tensor, taps: tuple[int, ...], **cache: Any) -> tuple[Tensor, dict[int, Tensor], Any]:
+    """One pass over `tokens` [T]: logits [len(wanted), V] of the rows `wanted`, hidden rows {tap: [T, H]}, and the model's whole output."""
+    sliced = "logits_to_keep" in inspect.signature(model.forward).parameters
+    if sliced:
+        cache["logits_to_keep"] = wanted
+    out = model(input_ids=tokens[None], use_cache=True, output_hidden_states=bool(taps), return_dict=True, **cache)
+    return out.logits[0] if sliced else out.logits[0, wanted], {tap: out.hidden_states[tap][0] for tap in taps}, out
 
 
 def unfit(model: Any) -> str:

@@ -45,11 +45,11 @@ class Region:
 
 
 class Move(NamedTuple):
-    """Copy `count` rows from `source` on to `target` on; the two do not overlap."""
+    """Copy `rows` rows from `source` on to `target` on; the two do not overlap."""
 
     source: int
     target: int
-    count: int
+    rows: int
 
 
 class Regions:

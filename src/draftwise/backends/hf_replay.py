@@ -1,0 +1,135 @@
+"""Models whose cache cannot drop rows (Mamba, linear attention, hybrids), and whatever else the pooled cache of `HF` does not fit.
+
+One transformers cache a slot. A state that has read a rejected token cannot forget it, so a copy is taken before tokens that may be rejected;
+`keep` goes back to the newest copy that is short enough and returns less than it was asked for, and the caller feeds the rest again.
+Caches of plain attention layers are cropped instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+from draftwise import trees
+from draftwise.backends.hf import HF, call, check, longest, unfit, vocabulary
+from draftwise.types import Feed, Rows
+
+_CACHES = ("past_key_values", "cache_params", "state")
+_MARKS = 64  # copies a slot holds at most; with fewer, keep returns less, nothing else
+_LAG = 8  # committed tokens read again in one pass with a draft; with more, they get a pass and a copy of their own
+
+
+@dataclass(slots=True)
+class _Slot:
+    length: int = 0
+    cache: Any = None
+    marks: list[tuple[int, Any]] = field(default_factory=list)
+
+
+class HFReplay:
+    """A `Backend` over any decoder-only model of transformers that takes and returns its cache. No trees: its states know one past each.
+
+    `taps` as in `HF`. Raises ValueError for a model without a cache argument."""
+
+    def __init__(self, model: Any, *, taps: tuple[int, ...] = ()) -> None:
+        name = next((name for name in _CACHES if name in inspect.signature(model.forward).parameters), None)
+        if name is None or getattr(model.config, "is_encoder_decoder", False):
+            raise ValueError(f"{type(model).__name__} cannot be run: it must be decoder-only and take its cache as one of {', '.join(_CACHES)}")
+        self.model = model.eval()
+        self.taps = taps
+        self.vocab_size = vocabulary(model)
+        self.max_length = longest(model)
+        self._name = name
+        self._slots: dict[int, _Slot] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go in and logits come out."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights, and of the logits."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    def length(self, slot: int) -> int:
+        """Entries the slot's cache holds."""
+        return self._slots[slot].length if slot in self._slots else 0
+
+    @torch.no_grad()
+    def forward(self, feeds: Sequence[Feed]) -> list[Rows]:
+        """One pass for each feed. Raises ValueError for feeds that cannot be read; the caches are then unchanged."""
+        check(feeds, self)
+        for feed in feeds:
+            if feed.parents is not None and not trees.is_chain(feed.parents):
+                raise ValueError(f"{type(self.model).__name__} keeps a running state and cannot read a tree of drafts, only a chain")
+        return [self._read(feed) for feed in feeds]
+
+    def keep(self, slot: int, length: int, path: Sequence[int] = ()) -> int:
+        """Goes back to the newest state that has read no more than the chain ``length + path``; often less."""
+        text = self._slots.get(slot)
+        if text is None:
+            return 0
+        wanted = min(max(length, 0), text.length)
+        for i in path:
+            wanted += i == wanted < text.length
+        if wanted < text.length:
+            self._rewind(text, wanted)
+        return text.length
+
+    def free(self, slot: int) -> None:
+        """Empties the slot."""
+        self._slots.pop(slot, None)
+
+    def _read(self, feed: Feed) -> Rows:
+        n, sure = len(feed.tokens), len(feed.tokens) - max(feed.want - 1, 0)  # what follows the first wanted row is a draft
+        text = self._slots.setdefault(feed.slot, _Slot())
+        tokens = feed.tokens.to(self.device)
+        cuts = [0, sure, n] if _LAG < sure < n else [0, n]
+        parts = [self._pass(text, tokens[a:b], min(feed.want, b - n + feed.want)) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+        if not parts:
+            empty = torch.zeros(0, self.vocab_size, dtype=self.dtype, device=self.device)
+            hidden = {tap: empty.new_zeros(0, self.model.config.hidden_size) for tap in self.taps}
+            return Rows(empty, hidden)
+        return Rows(torch.cat([part.logits for part in parts]), {tap: torch.cat([part.hidden[tap] for part in parts]) for tap in self.taps})
+
+    def _pass(self, text: _Slot, tokens: Tensor, want: int) -> Rows:
+        """Reads `tokens` with a copy of the state before them; logits of the last `want`."""
+        self._mark(text)
+        wanted = torch.arange(len(tokens) - max(want, 0), len(tokens), device=tokens.device)
+        logits, hidden, out = call(self.model, tokens, wanted, self.taps, **({self._name: text.cache} if text.length else {}))
+        text.cache = out[self._name]
+        text.length += len(tokens)
+        return Rows(logits, hidden)
+
+    def _mark(self, text: _Slot) -> None:
+        if text.length and not croppable(text.cache):
+            text.marks = [*text.marks[1 - _MARKS :], (text.length, copy.deepcopy(text.cache))]
+
+    def _rewind(self, text: _Slot, wanted: int) -> None:
+        if wanted and croppable(text.cache):
+            text.cache.crop(wanted - text.length)
+            text.length = wanted
+            return
+        text.marks = [mark for mark in text.marks if mark[0] <= wanted]
+        text.length, text.cache = text.marks.pop() if text.marks else (0, None)
+
+
+def croppable(cache: Any) -> bool:
+    """Whether every layer holds one row for each token and nothing else."""
+    layers = getattr(cache, "layers", None)
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers or ())
+
+
+def wrap(model: Any, *, capacity: int | None = None, taps: tuple[int, ...] = ()) -> HF | HFReplay:
+    """The backend that fits `model`: the pooled cache where its layers allow it, else replay."""
+    return HFReplay(model, taps=taps) if unfit(model) else HF(model, capacity=capacity, taps=taps)
