@@ -1,0 +1,135 @@
+"""`draftwise demo`: the same prompts decoded plainly and speculatively, in turn, and what it gained."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from draftwise.commands import options, prompts, show
+from draftwise.commands.errors import INTERRUPTED
+from draftwise.commands.generate import check, errors, follow
+
+if TYPE_CHECKING:
+    from draftwise.api import Result, Speculator
+
+_WARM_UP = 16  # tokens of each method before anything is measured
+
+
+class Run(NamedTuple):
+    """One prompt decoded by one method."""
+
+    prompt: str
+    method: str
+    result: Result
+
+
+def demo(
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most new tokens for each prompt and method.")] = 128,
+    as_json: options.JsonOption = False,
+    target: options.TargetOption = "smollm2",
+    draft: options.DraftOption = None,
+    methods: Annotated[list[str] | None, typer.Option("--method", "-m", help="Compare these with plain. May be repeated.")] = None,
+    dtype: options.DtypeOption = None,
+    device: options.DeviceOption = None,
+) -> None:
+    """Watch three prompts being answered, plainly and speculatively in turn, and see what it gained.
+
+    With a draft model the methods are adasd-stop (same text as plain decoding) and adasd (adaptive acceptance too); without one it is lookup,
+    which copies from the text so far."""
+    check({"max_tokens": max_tokens})
+    chosen = ["plain", *(methods or (["adasd-stop", "adasd"] if draft else ["lookup"]))]
+    models = options.Models(target, draft, dtype=dtype, device=device)
+    speculator = options.load(models)
+    screen = None if as_json else show.Screen(colours=True)
+    console = Console(highlight=False)
+    place = machine(speculator)
+    if screen:
+        console.print(f"{target}{f' with {draft}' if draft else ''}: {place}")
+        console.print(show.legend() if screen.paints else "", end="\n")
+    runs: list[Run] = []
+    for run in decode(speculator, chosen, max_tokens, screen):
+        runs.append(run)
+        if run.result.finish_reason is None:
+            break
+    if as_json:
+        found = {"machine": place, "target": target, "draft": draft, "runs": [record(run, runs) for run in runs]}
+        typer.echo(json.dumps(show.plain_json(found), ensure_ascii=False))
+    else:
+        console.print(table(runs))
+    if runs and runs[-1].result.finish_reason is None:
+        errors().print("interrupted: the table holds what was decoded so far")
+        raise typer.Exit(INTERRUPTED)
+
+
+def decode(speculator: Speculator, methods: Sequence[str], max_tokens: int, screen: show.Screen | None) -> Iterator[Run]:
+    """Every prompt by every method; from prompt to prompt the order turns round, so that a machine that slows down favours none. A run that
+    Ctrl-C broke off has no finish reason."""
+    texts = prompts.shipped()
+    for method in methods:
+        speculator.generate(prompts.chat(texts["question"]), _WARM_UP, method=method)
+    for i, (name, text) in enumerate(texts.items()):
+        for method in methods if i % 2 == 0 else methods[::-1]:
+            if screen:
+                screen.console.rule(f"{name}: {method}", style="dim", align="left")
+            stream = speculator.stream(prompts.chat(text), max_tokens, method=method)
+            follow(stream, screen)
+            yield Run(name, method, stream.results[0])
+
+
+def table(runs: Sequence[Run]) -> Table:
+    """One line for each run, and one for each method over all prompts."""
+    found = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("prompt", "method", "tokens", "tokens/s", "speed-up", "tau", "accepted", "same text"):
+        found.add_column(column, justify="left" if column in ("prompt", "method", "same text") else "right", no_wrap=True)
+    for run in sorted(runs, key=lambda run: [r.prompt for r in runs].index(run.prompt)):
+        found.add_row(*_row(record(run, runs)))
+    return found
+
+
+def record(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
+    """A run against the plain one of its prompt."""
+    plain = next((r.result for r in runs if r.prompt == run.prompt and r.method == "plain"), None)
+    stats = run.result.stats
+    return {
+        "prompt": run.prompt,
+        "method": run.method,
+        "speed_up": stats.tokens_per_second / plain.stats.tokens_per_second if plain and plain.stats.tokens_per_second else None,
+        "same_text": run.result.tokens == plain.tokens if plain else None,
+        "text": run.result.text,
+        "finish_reason": run.result.finish_reason,
+        "stats": stats._asdict(),
+    }
+
+
+def machine(speculator: Speculator) -> str:
+    """Where it runs, in one line."""
+    import torch
+
+    backend: Any = speculator.engine.target
+    dtype = str(backend.dtype).removeprefix("torch.")
+    if backend.device.type == "cuda":
+        return f"{dtype} on {torch.cuda.get_device_name(backend.device)}"
+    return f"{dtype} on {backend.device}, {torch.get_num_threads()} threads, {processor()}"
+
+
+def processor() -> str:
+    """The name of the CPU, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+
+
+def _row(found: dict[str, Any]) -> list[str]:
+    stats, plain = found["stats"], found["method"] == "plain"
+    speed_up = f"{found['speed_up']:.2f}x" if found["speed_up"] and not plain else ""
+    same = "" if plain or found["same_text"] is None else "yes" if found["same_text"] else "no"
+    accepted = f"{stats['acceptance_rate']:.0%}" if stats["drafted"] else ""
+    figures = [str(stats["tokens"]), f"{stats['tokens_per_second']:.1f}", speed_up, f"{stats['tau']:.2f}", accepted]
+    return [found["prompt"], found["method"], *figures, same]

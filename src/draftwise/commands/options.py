@@ -1,0 +1,90 @@
+"""The options that several commands share, and loading the models they name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+
+from draftwise.spec import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from draftwise.api import Speculator
+
+_MODELS, _METHOD = "Models", "Method"
+TargetOption = Annotated[
+    str, typer.Option("--target", "-t", help="The model that decides: a Hub id, a folder, a GGUF file, or smollm2.", rich_help_panel=_MODELS)
+]
+DraftOption = Annotated[
+    str | None,
+    typer.Option("--draft", "-d", help="A smaller model of the same vocabulary that drafts. Named as the target is.", rich_help_panel=_MODELS),
+]
+DtypeOption = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16; by default what suits the device.", rich_help_panel=_MODELS)]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...; by default cuda if there is one.", rich_help_panel=_MODELS)]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        "-m",
+        help="A method of `draftwise methods --kind method`, with options: adasd, gammatune:eta=0.3, plain. "
+        "Default: adasd-stop with a draft model, lookup without one.",
+        rich_help_panel=_METHOD,
+    ),
+]
+LengthOption = Annotated[str | None, typer.Option("--length", help="Put this length policy into the method.", rich_help_panel=_METHOD)]
+AcceptOption = Annotated[str | None, typer.Option("--accept", help="Put this acceptance rule into the method.", rich_help_panel=_METHOD)]
+DrafterOption = Annotated[str | None, typer.Option("--drafter", help="Put this drafter into the method.", rich_help_panel=_METHOD)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+
+
+class Models(NamedTuple):
+    """What `draftwise.load` takes."""
+
+    target: str
+    draft: str | None = None
+    method: str | None = None
+    length: str | None = None
+    accept: str | None = None
+    drafter: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+
+
+def load(models: Models) -> Speculator:
+    """Loads the pair; on a terminal a spinner on stderr says so. Names and options of methods are checked first, since a model takes long."""
+    from draftwise import catalog
+
+    catalog.method(models.method, None, models.length, models.accept, drafter=object())
+    if models.drafter is not None:
+        catalog.entry("drafter", parse(models.drafter).name)
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        return _load(models, None)
+    names = models.target + (f" and {models.draft}" if models.draft else "")
+    with console.status(f"loading {names}") as status:
+        return _load(models, status.update)
+
+
+def describe(models: Models, speculator: Speculator) -> dict[str, Any]:
+    """What decodes what, for JSON: the names that were given, what became of them, and where it runs."""
+    length, accept, drafter = speculator.method
+    backend = speculator.context.target
+    return {
+        "target": models.target,
+        "draft": models.draft,
+        "method": models.method or ("adasd-stop" if models.draft else "lookup"),
+        "length": repr(length),
+        "accept": repr(accept),
+        "drafter": type(drafter).__name__,
+        "dtype": str(getattr(backend, "dtype", "")).removeprefix("torch."),
+        "device": str(getattr(backend, "device", "")),
+    }
+
+
+def _load(models: Models, progress: Callable[[str], None] | None) -> Speculator:
+    import draftwise
+
+    return draftwise.load(**models._asdict(), progress=progress)
