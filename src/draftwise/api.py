@@ -1,0 +1,335 @@
+"""Text in, text out: `load` gives a `Speculator`, whose `generate` and `stream` go through one engine.
+
+`generate` is a stream read to its end. All requests of a speculator, also those of several streams read in turn, are decoded together; what a
+policy learned in one request it brings to the next. A speculator belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from draftwise import catalog, text
+from draftwise.engine import Engine
+from draftwise.loading import Loaded, Progress, load_model
+from draftwise.protocols import Accept, Backend, Drafter, Length
+from draftwise.sequence import Method
+from draftwise.sequence import Sequence as Decoding
+from draftwise.stats import Summary, summarize
+from draftwise.types import Chunk, Origin, Round, Sampling
+
+Model = str | os.PathLike[str] | Loaded | tuple[Any, Any]
+"""A name for `draftwise.loading.load_model`, or a pair (model, tokenizer); the model may be any `Backend`."""
+Finish = Literal["stop", "length"] | None
+
+
+class Result(NamedTuple):
+    """`tokens` are all that were decoded, with the id that ended the text; `origins` and (if asked for) `logprobs` one for each. `text` is
+    without special tokens and ends before a stop string. `finish_reason`: 'stop', 'length', or None for what was broken off."""
+
+    text: str
+    tokens: tuple[int, ...]
+    origins: tuple[Origin, ...]
+    finish_reason: Finish
+    stats: Summary
+    prompt_tokens: int
+    logprobs: tuple[float, ...] | None
+
+
+class Piece(NamedTuple):
+    """What a round added to prompt number `index`. `text` may lag behind `tokens` where a character or a stop string is unfinished; `parts`
+    is that text cut by who wrote it. The last piece of a prompt carries its `result`."""
+
+    index: int
+    text: str
+    tokens: tuple[int, ...]
+    origins: tuple[Origin, ...]
+    finish_reason: Finish
+    result: Result | None
+    parts: tuple[tuple[str, Origin], ...] = ()
+
+
+def load(
+    target: Model = "smollm2",
+    draft: Model | None = None,
+    method: str | Method | None = None,
+    length: str | Length | None = None,
+    accept: str | Accept | None = None,
+    drafter: str | Drafter | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Speculator:
+    """A target, possibly a draft of the same vocabulary, and how to decode with them. `method` is a preset of the catalog (by default
+    'adasd-stop' with a draft, 'lookup' without one); `length`, `accept` and `drafter` replace its parts. The rest is as in
+    `draftwise.loading.load_model`. Raises ValueError for names and pairs that do not fit."""
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "cache_dir": cache_dir, "progress": progress}
+    main = _loaded(target, options)
+    helper = None if draft is None else _loaded(draft, options)
+    backend = _backend(main)
+    context = catalog.Context(backend, None if helper is None else _backend(helper), backend.vocab_size)
+    if helper is not None:
+        _same_vocabulary(main, helper, context)
+    if isinstance(method, Method):
+        chosen = Method(*(own if own is not None else part for own, part in zip((length, accept, drafter), method, strict=True)))  # type: ignore[arg-type]
+    else:
+        chosen = catalog.method(method, context, length=length, accept=accept, drafter=drafter)
+    return Speculator(main, context, chosen)
+
+
+class Speculator:
+    """A target with its tokenizer, perhaps a draft, and a default `method`. Made by `load`."""
+
+    def __init__(self, loaded: Loaded, context: catalog.Context, method: Method) -> None:
+        self.name, self.tokenizer, self.context, self.method = loaded.name, loaded.tokenizer, context, method
+        self.engine = Engine(context.target)
+        self._model = loaded.model
+        self._live: dict[int, _Request] = {}
+        self._methods: dict[str, Method] = {}
+
+    def generate(
+        self,
+        prompt: Any,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = 0,
+        stop: str | Sequence[str] | None = None,
+        logprobs: bool = False,
+        method: str | Method | None = None,
+    ) -> Any:
+        """The `Result` of a text, of chat messages or of ids; for a list of those, the list of their results, decoded together.
+
+        `seed`: None draws one; prompt i of a list uses ``seed + i``, so that equal prompts differ and each can be had again alone. `stop`: strings
+        that end the text before them. `method`: a preset or a `Method` for this request only; 'plain' decodes without speculation."""
+        pieces = self.stream(prompt, max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop, logprobs, method)
+        for _ in pieces:
+            pass
+        return pieces.results if text.is_batch(prompt) else pieces.results[0]
+
+    def stream(
+        self,
+        prompt: Any,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = 0,
+        stop: str | Sequence[str] | None = None,
+        logprobs: bool = False,
+        method: str | Method | None = None,
+    ) -> Stream:
+        """The pieces of what `generate` gives, as they come. A stream that is closed or dropped cancels its requests."""
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int):
+            raise ValueError(f"max_tokens must be a whole number of at least 1, got {max_tokens!r}")
+        first = secrets.randbits(63) if seed is None else seed
+        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        ends = text.stop_ids(self._model, self.tokenizer, stops)
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, first, max_tokens, ends, logprobs)
+        prompts = list(prompt) if text.is_batch(prompt) else [prompt]
+        return Stream(self, self._requests(prompts, sampling, stops, self._method(method)))
+
+    def _requests(self, prompts: list[Any], sampling: Sampling, stops: tuple[str, ...], method: Method) -> list[_Request]:
+        """Queues all prompts, or none if one of them cannot be."""
+        requests: list[_Request] = []
+        try:
+            for i, prompt in enumerate(prompts):
+                ids = text.encode(self.tokenizer, prompt, self.engine.target.vocab_size)
+                decoding = self.engine.add(ids, _seeded(sampling, i), method)
+                continued = () if text.is_chat(prompt) else ids
+                request = _Request(i, decoding, text.Detokenizer(self.tokenizer, continued), text.StopStrings(stops))
+                requests.append(request)
+                self._live[decoding.text.id] = request
+        except BaseException:
+            for request in requests:
+                self._drop(request)
+            raise
+        return requests
+
+    def _method(self, method: str | Method | None) -> Method:
+        if not isinstance(method, str):
+            return method or self.method
+        if method not in self._methods:
+            self._methods[method] = catalog.method(method, self.context)
+        return self._methods[method]
+
+    def _step(self) -> None:
+        """One step of the engine; its chunks go to the requests they belong to, its time to all that took part."""
+        start = time.perf_counter()
+        for chunk in self.engine.step():
+            self._live[chunk.id].chunks.append(chunk)
+        seconds = time.perf_counter() - start
+        for request in self._live.values():
+            if request.decoding.text.slot >= 0:
+                request.seconds += seconds
+
+    def _drop(self, request: _Request) -> None:
+        self.engine.cancel(request.decoding.text.id)
+        self._live.pop(request.decoding.text.id, None)
+
+
+class Stream(Iterator[Piece]):
+    """Pieces in the order they come. `results` can be read at any time; a request that was broken off has no `finish_reason`."""
+
+    def __init__(self, speculator: Speculator, requests: list[_Request]) -> None:
+        self._speculator, self._requests, self._open = speculator, requests, list(requests)
+
+    @property
+    def results(self) -> list[Result]:
+        """What each prompt has so far, in the order of the prompts."""
+        return [request.result() for request in self._requests]
+
+    def __next__(self) -> Piece:
+        try:
+            while self._open:
+                ready = next((request for request in self._open if request.chunks), None)
+                if ready is None:
+                    self._speculator._step()
+                    continue
+                piece = ready.read()
+                if piece.result:
+                    self._open.remove(ready)
+                    self._speculator._drop(ready)
+                return piece
+        except BaseException:  # Ctrl-C too: nothing of this stream stays in the engine
+            self.close()
+            raise
+        raise StopIteration
+
+    def close(self) -> None:
+        """Cancels what is not finished."""
+        while self._open:
+            self._speculator._drop(self._open.pop())
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    """One prompt on its way: the engine's sequence on one side, text on the other. `waiting`: the text of tokens that is not shown yet."""
+
+    index: int
+    decoding: Decoding
+    detokenizer: text.Detokenizer
+    stops: text.StopStrings
+    chunks: deque[Chunk] = field(default_factory=deque)
+    tokens: list[int] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    waiting: deque[tuple[str, Origin]] = field(default_factory=deque)
+    seconds: float = 0.0
+    finish_reason: Finish = None
+
+    def read(self) -> Piece:
+        """Takes the next chunk; the tokens after a stop string are dropped."""
+        chunk = self.chunks.popleft()
+        taken, shown, hit = 0, "", False
+        while taken < len(chunk.tokens) and not hit:
+            new, hit = self._show(self.detokenizer.push([chunk.tokens[taken]]), chunk.origins[taken])
+            taken, shown = taken + 1, shown + new
+        if chunk.finish_reason and not hit:
+            new, hit = self._show(self.detokenizer.flush(), chunk.origins[-1])
+            shown += new if hit else new + self.stops.flush()
+        self.finish_reason = "stop" if hit else chunk.finish_reason
+        self.tokens += chunk.tokens[:taken]
+        self.origins += chunk.origins[:taken]
+        self.logprobs += chunk.logprobs[:taken]
+        self.shown.append(shown)
+        parts = self._parts(len(shown))
+        result = self.result() if self.finish_reason else None
+        return Piece(self.index, shown, chunk.tokens[:taken], chunk.origins[:taken], self.finish_reason, result, parts)
+
+    def result(self) -> Result:
+        """What was read so far. Rounds are counted as far as their tokens were kept."""
+        sampling, prompt = self.decoding.text.sampling, self.decoding.prompt
+        stats = summarize(_kept(self.decoding.rounds, self.origins), self.seconds)
+        logprobs = tuple(self.logprobs) if sampling.logprobs else None
+        return Result("".join(self.shown), tuple(self.tokens), tuple(self.origins), self.finish_reason, stats, prompt, logprobs)
+
+    def _show(self, new: str, origin: Origin) -> tuple[str, bool]:
+        self.waiting.append((new, origin))
+        return self.stops.push(new)
+
+    def _parts(self, length: int) -> tuple[tuple[str, Origin], ...]:
+        """Takes `length` characters of the waiting text."""
+        parts: list[tuple[str, Origin]] = []
+        while length > 0:
+            part, origin = self.waiting.popleft()
+            if len(part) > length:
+                self.waiting.appendleft((part[length:], origin))
+            parts.append((part[:length], origin))
+            length -= len(part)
+        return tuple(part for part in parts if part[0])
+
+
+def _loaded(model: Model, options: dict[str, Any]) -> Loaded:
+    if isinstance(model, Loaded):
+        return model
+    if isinstance(model, tuple):
+        if len(model) != 2:
+            raise ValueError(f"a loaded model is given as the pair (model, tokenizer), got a tuple of {len(model)}")
+        return Loaded(*model, name=getattr(getattr(model[0], "config", None), "name_or_path", "") or type(model[0]).__name__)
+    if not isinstance(model, (str, os.PathLike)):
+        raise ValueError(f"a model is a name, a path, or the pair (model, tokenizer), got {type(model).__name__}")
+    return load_model(model, **options)
+
+
+def _backend(loaded: Loaded) -> Backend:
+    if isinstance(loaded.model, Backend):
+        return loaded.model
+    from draftwise.backends.hf import HF  # here, since a table target needs no transformers
+
+    return HF(loaded.model)
+
+
+def _same_vocabulary(target: Loaded, draft: Loaded, context: catalog.Context) -> None:
+    """Raises ValueError unless every id means the same to both models, and the draft can read all of the target's."""
+    problem = text.difference(target.tokenizer, draft.tokenizer)
+    highest = max(target.tokenizer.get_vocab().values(), default=0)
+    if problem is None and highest >= context.draft.vocab_size:  # type: ignore[union-attr]
+        problem = f"the target's ids go up to {highest}, the draft reads {context.draft.vocab_size}"  # type: ignore[union-attr]
+    if problem:
+        way = "take a draft with the target's own tokenizer, such as a smaller model of its family, or none: 'lookup' needs no draft"
+        raise ValueError(f"{draft.name!r} cannot draft for {target.name!r}, since their vocabularies differ ({problem}): {way}")
+
+
+def _seeded(sampling: Sampling, index: int) -> Sampling:
+    return replace(sampling, seed=(sampling.seed + index) % 2**64)
+
+
+def _kept(rounds: Sequence[Round], origins: Sequence[Origin]) -> list[Round]:
+    """The rounds as far as their tokens, of which there are len(origins), were kept; the one a stop string cut is counted up to it."""
+    kept: list[Round] = []
+    done = 0
+    for record in rounds:
+        if done == len(origins) and record.emitted:
+            break
+        mine = origins[done : done + record.emitted]
+        if len(mine) < record.emitted:
+            accepted = sum(origin != "target" for origin in mine)
+            record = record._replace(emitted=len(mine), accepted=accepted, relaxed=mine.count("relaxed"), finished=True)
+        kept.append(record)
+        done += len(mine)
+    return kept
