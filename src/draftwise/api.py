@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -21,39 +20,13 @@ from draftwise.engine import Engine
 from draftwise.loading import Loaded, Progress, load_model
 from draftwise.protocols import Accept, Backend, Drafter, Length
 from draftwise.sequence import Method
-from draftwise.sequence import Sequence as Decoding
-from draftwise.stats import Summary, summarize
-from draftwise.types import Chunk, Origin, Round, Sampling
+from draftwise.streams import Piece as Piece
+from draftwise.streams import Request
+from draftwise.streams import Result as Result
+from draftwise.types import Sampling
 
 Model = str | os.PathLike[str] | Loaded | tuple[Any, Any]
 """A name for `draftwise.loading.load_model`, or a pair (model, tokenizer); the model may be any `Backend`."""
-Finish = Literal["stop", "length"] | None
-
-
-class Result(NamedTuple):
-    """`tokens` are all that were decoded, with the id that ended the text; `origins` and (if asked for) `logprobs` one for each. `text` is
-    without special tokens and ends before a stop string. `finish_reason`: 'stop', 'length', or None for what was broken off."""
-
-    text: str
-    tokens: tuple[int, ...]
-    origins: tuple[Origin, ...]
-    finish_reason: Finish
-    stats: Summary
-    prompt_tokens: int
-    logprobs: tuple[float, ...] | None
-
-
-class Piece(NamedTuple):
-    """What a round added to prompt number `index`. `text` may lag behind `tokens` where a character or a stop string is unfinished; `parts`
-    is that text cut by who wrote it. The last piece of a prompt carries its `result`."""
-
-    index: int
-    text: str
-    tokens: tuple[int, ...]
-    origins: tuple[Origin, ...]
-    finish_reason: Finish
-    result: Result | None
-    parts: tuple[tuple[str, Origin], ...] = ()
 
 
 def load(
@@ -72,6 +45,10 @@ def load(
     """A target, possibly a draft of the same vocabulary, and how to decode with them. `method` is a preset of the catalog (by default
     'adasd-stop' with a draft, 'lookup' without one); `length`, `accept` and `drafter` replace its parts. The rest is as in
     `draftwise.loading.load_model`. Raises ValueError for names and pairs that do not fit."""
+    parts: tuple[Any, ...] = (length, accept, drafter)
+    for kind, spec in zip(("method", "length", "accept", "drafter"), (method, *parts), strict=True):
+        if isinstance(spec, str):
+            catalog.entry(kind, catalog.parse(spec).name)  # a typing error shows before minutes of loading
     options: dict[str, Any] = {"dtype": dtype, "device": device, "cache_dir": cache_dir, "progress": progress}
     main = _loaded(target, options)
     helper = None if draft is None else _loaded(draft, options)
@@ -80,10 +57,9 @@ def load(
     if helper is not None:
         _same_vocabulary(main, helper, context)
     if isinstance(method, Method):
-        chosen = Method(*(own if own is not None else part for own, part in zip((length, accept, drafter), method, strict=True)))  # type: ignore[arg-type]
-    else:
-        chosen = catalog.method(method, context, length=length, accept=accept, drafter=drafter)
-    return Speculator(main, context, chosen)
+        parts = tuple(own if own is not None else part for own, part in zip(parts, method, strict=True))
+        method = "plain"  # all of whose parts are replaced
+    return Speculator(main, context, catalog.method(method, context, *parts))
 
 
 class Speculator:
@@ -93,7 +69,7 @@ class Speculator:
         self.name, self.tokenizer, self.context, self.method = loaded.name, loaded.tokenizer, context, method
         self.engine = Engine(context.target)
         self._model = loaded.model
-        self._live: dict[int, _Request] = {}
+        self._live: dict[int, Request] = {}
         self._methods: dict[str, Method] = {}
 
     def generate(
@@ -143,22 +119,28 @@ class Speculator:
         prompts = list(prompt) if text.is_batch(prompt) else [prompt]
         return Stream(self, self._requests(prompts, sampling, stops, self._method(method)))
 
-    def _requests(self, prompts: list[Any], sampling: Sampling, stops: tuple[str, ...], method: Method) -> list[_Request]:
+    def _requests(self, prompts: list[Any], sampling: Sampling, stops: tuple[str, ...], method: Method) -> list[Request]:
         """Queues all prompts, or none if one of them cannot be."""
-        requests: list[_Request] = []
+        requests: list[Request] = []
         try:
             for i, prompt in enumerate(prompts):
-                ids = text.encode(self.tokenizer, prompt, self.engine.target.vocab_size)
-                decoding = self.engine.add(ids, _seeded(sampling, i), method)
-                continued = () if text.is_chat(prompt) else ids
-                request = _Request(i, decoding, text.Detokenizer(self.tokenizer, continued), text.StopStrings(stops))
-                requests.append(request)
-                self._live[decoding.text.id] = request
-        except BaseException:
+                requests.append(self._request(i, prompt, sampling, stops, method))
+        except BaseException as error:
             for request in requests:
                 self._drop(request)
+            if isinstance(error, ValueError) and len(prompts) > 1:
+                raise ValueError(f"prompt {len(requests)} of the list: {error}") from error
             raise
         return requests
+
+    def _request(self, index: int, prompt: Any, sampling: Sampling, stops: tuple[str, ...], method: Method) -> Request:
+        ids = text.encode(self.tokenizer, prompt, self.context.vocab_size)
+        detokenizer = text.Detokenizer(self.tokenizer, () if text.is_chat(prompt) else ids)
+        strings = text.StopStrings(stops)
+        decoding = self.engine.add(ids, replace(sampling, seed=(sampling.seed + index) % 2**64), method)
+        request = Request(index, decoding, detokenizer, strings)
+        self._live[decoding.text.id] = request
+        return request
 
     def _method(self, method: str | Method | None) -> Method:
         if not isinstance(method, str):
@@ -169,15 +151,16 @@ class Speculator:
 
     def _step(self) -> None:
         """One step of the engine; its chunks go to the requests they belong to, its time to all that took part."""
+        running = [request for request in self._live.values() if not request.decoding.finish_reason]
         start = time.perf_counter()
         for chunk in self.engine.step():
             self._live[chunk.id].chunks.append(chunk)
         seconds = time.perf_counter() - start
-        for request in self._live.values():
+        for request in running:
             if request.decoding.text.slot >= 0:
                 request.seconds += seconds
 
-    def _drop(self, request: _Request) -> None:
+    def _drop(self, request: Request) -> None:
         self.engine.cancel(request.decoding.text.id)
         self._live.pop(request.decoding.text.id, None)
 
@@ -185,7 +168,7 @@ class Speculator:
 class Stream(Iterator[Piece]):
     """Pieces in the order they come. `results` can be read at any time; a request that was broken off has no `finish_reason`."""
 
-    def __init__(self, speculator: Speculator, requests: list[_Request]) -> None:
+    def __init__(self, speculator: Speculator, requests: list[Request]) -> None:
         self._speculator, self._requests, self._open = speculator, requests, list(requests)
 
     @property
@@ -225,71 +208,12 @@ class Stream(Iterator[Piece]):
         self.close()
 
 
-@dataclass(eq=False, slots=True)
-class _Request:
-    """One prompt on its way: the engine's sequence on one side, text on the other. `waiting`: the text of tokens that is not shown yet."""
-
-    index: int
-    decoding: Decoding
-    detokenizer: text.Detokenizer
-    stops: text.StopStrings
-    chunks: deque[Chunk] = field(default_factory=deque)
-    tokens: list[int] = field(default_factory=list)
-    origins: list[Origin] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    shown: list[str] = field(default_factory=list)
-    waiting: deque[tuple[str, Origin]] = field(default_factory=deque)
-    seconds: float = 0.0
-    finish_reason: Finish = None
-
-    def read(self) -> Piece:
-        """Takes the next chunk; the tokens after a stop string are dropped."""
-        chunk = self.chunks.popleft()
-        taken, shown, hit = 0, "", False
-        while taken < len(chunk.tokens) and not hit:
-            new, hit = self._show(self.detokenizer.push([chunk.tokens[taken]]), chunk.origins[taken])
-            taken, shown = taken + 1, shown + new
-        if chunk.finish_reason and not hit:
-            new, hit = self._show(self.detokenizer.flush(), chunk.origins[-1])
-            shown += new if hit else new + self.stops.flush()
-        self.finish_reason = "stop" if hit else chunk.finish_reason
-        self.tokens += chunk.tokens[:taken]
-        self.origins += chunk.origins[:taken]
-        self.logprobs += chunk.logprobs[:taken]
-        self.shown.append(shown)
-        parts = self._parts(len(shown))
-        result = self.result() if self.finish_reason else None
-        return Piece(self.index, shown, chunk.tokens[:taken], chunk.origins[:taken], self.finish_reason, result, parts)
-
-    def result(self) -> Result:
-        """What was read so far. Rounds are counted as far as their tokens were kept."""
-        sampling, prompt = self.decoding.text.sampling, self.decoding.prompt
-        stats = summarize(_kept(self.decoding.rounds, self.origins), self.seconds)
-        logprobs = tuple(self.logprobs) if sampling.logprobs else None
-        return Result("".join(self.shown), tuple(self.tokens), tuple(self.origins), self.finish_reason, stats, prompt, logprobs)
-
-    def _show(self, new: str, origin: Origin) -> tuple[str, bool]:
-        self.waiting.append((new, origin))
-        return self.stops.push(new)
-
-    def _parts(self, length: int) -> tuple[tuple[str, Origin], ...]:
-        """Takes `length` characters of the waiting text."""
-        parts: list[tuple[str, Origin]] = []
-        while length > 0:
-            part, origin = self.waiting.popleft()
-            if len(part) > length:
-                self.waiting.appendleft((part[length:], origin))
-            parts.append((part[:length], origin))
-            length -= len(part)
-        return tuple(part for part in parts if part[0])
-
-
 def _loaded(model: Model, options: dict[str, Any]) -> Loaded:
     if isinstance(model, Loaded):
         return model
     if isinstance(model, tuple):
-        if len(model) != 2:
-            raise ValueError(f"a loaded model is given as the pair (model, tokenizer), got a tuple of {len(model)}")
+        if len(model) != 2 or isinstance(model[0], str):
+            raise ValueError("a loaded model is given as the pair (model, tokenizer); its name alone will do as well")
         return Loaded(*model, name=getattr(getattr(model[0], "config", None), "name_or_path", "") or type(model[0]).__name__)
     if not isinstance(model, (str, os.PathLike)):
         raise ValueError(f"a model is a name, a path, or the pair (model, tokenizer), got {type(model).__name__}")
@@ -313,23 +237,3 @@ def _same_vocabulary(target: Loaded, draft: Loaded, context: catalog.Context) ->
     if problem:
         way = "take a draft with the target's own tokenizer, such as a smaller model of its family, or none: 'lookup' needs no draft"
         raise ValueError(f"{draft.name!r} cannot draft for {target.name!r}, since their vocabularies differ ({problem}): {way}")
-
-
-def _seeded(sampling: Sampling, index: int) -> Sampling:
-    return replace(sampling, seed=(sampling.seed + index) % 2**64)
-
-
-def _kept(rounds: Sequence[Round], origins: Sequence[Origin]) -> list[Round]:
-    """The rounds as far as their tokens, of which there are len(origins), were kept; the one a stop string cut is counted up to it."""
-    kept: list[Round] = []
-    done = 0
-    for record in rounds:
-        if done == len(origins) and record.emitted:
-            break
-        mine = origins[done : done + record.emitted]
-        if len(mine) < record.emitted:
-            accepted = sum(origin != "target" for origin in mine)
-            record = record._replace(emitted=len(mine), accepted=accepted, relaxed=mine.count("relaxed"), finished=True)
-        kept.append(record)
-        done += len(mine)
-    return kept

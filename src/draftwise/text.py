@@ -7,6 +7,7 @@ The text of a list of ids is not the join of the texts of its ids: a character m
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 Message = Mapping[str, Any]
@@ -96,7 +97,7 @@ def pieces(tokenizer: Any, ids: Sequence[int], context: Sequence[int] = ()) -> l
 
 def is_batch(prompt: Any) -> bool:
     """Whether this is a list of prompts: its entries are neither ids nor messages."""
-    return isinstance(prompt, (list, tuple)) and bool(prompt) and not isinstance(prompt[0], (int, Mapping)) and hasattr(prompt[0], "__len__")
+    return isinstance(prompt, (list, tuple)) and bool(prompt) and not isinstance(prompt[0], (Integral, Mapping)) and hasattr(prompt[0], "__len__")
 
 
 def is_chat(prompt: Any) -> bool:
@@ -174,8 +175,8 @@ def _ids_of_chat(tokenizer: Any, messages: Sequence[Any]) -> list[int]:
 
 def _checked(values: Sequence[Any], vocab_size: int) -> list[int]:
     for i, value in enumerate(values):
-        if not isinstance(value, int) or isinstance(value, bool):
+        if not isinstance(value, Integral) or isinstance(value, bool):
             raise ValueError(f"entry {i} of the prompt is {value!r}: a list is either all token ids, all chat messages, or all prompts")
-        if not 0 <= value < vocab_size:
+        if not 0 <= int(value) < vocab_size:
             raise ValueError(f"entry {i} of the prompt is the id {value}, outside the vocabulary of {vocab_size}")
-    return list(values)
+    return [int(value) for value in values]
