@@ -142,15 +142,19 @@ def by_accept(rule: Accept, state: Any, w: World, tokens: tuple[int, ...], depth
 
 
 def by_sample(rule: Accept, state: Any, w: World, tokens: tuple[int, ...], depth: int, point: bool = False) -> Law:
-    """The law given one draft, over all `u.sample`: the rule compares with what the target draws, and the engine draws the token after the
-    path with the same numbers."""
+    """The law given one draft, over all `u.sample`: the rule compares with what the target draws, and the engine draws the token in place of
+    a refused one with the same number. The number after the last draft token is no business of the rule: integrated, not enumerated."""
     target, draft = case(w, tokens, point)
     found: Law = {}
-    for sample in midpoints(w, len(tokens) + 1):
-        verdict, _ = rule.judge(target, draft, Uniforms(torch.zeros(len(tokens), dtype=torch.float64), sample), state)
+    for sample in midpoints(w, len(tokens)):
+        u = Uniforms(torch.zeros(len(tokens), dtype=torch.float64), torch.cat([sample, torch.full((1,), 0.5, dtype=torch.float64)]))
+        verdict, _ = rule.judge(target, draft, u, state)
         n = len(verdict.path)
-        last = int(probs.sample(verdict.weights[None], sample[n : n + 1])[0])
-        merge(found, plain(w, depth - n - 1, (*tokens[:n], last)), Fraction(1, w.grid ** (len(tokens) + 1)))
+        weights = exact(verdict.weights)
+        if n < len(tokens):
+            last = int(probs.sample(verdict.weights[None], sample[n : n + 1])[0])
+            weights = [Fraction(token == last) for token in range(w.vocab)]
+        merge(found, settled(w, tokens[:n], weights, depth), Fraction(1, w.grid ** len(tokens)))
     return found
 
 
@@ -176,6 +180,14 @@ def round_law(rule: Accept, w: World, n: int, state: Any = None, length: Length 
     for tokens, chance in chains(w, n, length):
         merge(found, given(rule, rule.init(None) if state is None else state, w, tokens, depth or n + 1), chance)
     return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 SIZES = [(2, 3), (3, 2), (4, 2)]  # (V, N)
