@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from draftwise.commands import options, prompts, show
-from draftwise.commands.errors import INTERRUPTED
-from draftwise.commands.generate import check, errors, follow
+from draftwise.commands.errors import INTERRUPTED, complain
+from draftwise.commands.generate import check, follow
 
 if TYPE_CHECKING:
     from draftwise.api import Result, Speculator
+    from draftwise.stats import Summary
 
 _WARM_UP = 16  # tokens of each method before anything is measured
 
@@ -44,15 +44,15 @@ def demo(
     With a draft model the methods are adasd-stop (same text as plain decoding) and adasd (adaptive acceptance too); without one it is lookup,
     which copies from the text so far."""
     check({"max_tokens": max_tokens})
-    chosen = ["plain", *(methods or (["adasd-stop", "adasd"] if draft else ["lookup"]))]
-    models = options.Models(target, draft, dtype=dtype, device=device)
-    speculator = options.load(models)
+    chosen = list(dict.fromkeys(["plain", *(methods or (["adasd-stop", "adasd"] if draft else ["lookup"]))]))
+    lossless = {method: promises(method) for method in chosen}
+    speculator = options.load(options.Models(target, draft, dtype=dtype, device=device))
     screen = None if as_json else show.Screen(colours=True)
-    console = Console(highlight=False)
     place = machine(speculator)
     if screen:
-        console.print(f"{target}{f' with {draft}' if draft else ''}: {place}")
-        console.print(show.legend() if screen.paints else "", end="\n")
+        screen.console.print(f"{target}{f' with {draft}' if draft else ''}: {place}")
+        if screen.paints:
+            screen.console.print(show.legend())
     runs: list[Run] = []
     for run in decode(speculator, chosen, max_tokens, screen):
         runs.append(run)
@@ -61,35 +61,63 @@ def demo(
     if as_json:
         found = {"machine": place, "target": target, "draft": draft, "runs": [record(run, runs) for run in runs]}
         typer.echo(json.dumps(show.plain_json(found), ensure_ascii=False))
-    else:
-        console.print(table(runs))
+    elif screen:
+        screen.console.print("", table(runs, chosen), *notes(runs, lossless), sep="\n")
     if runs and runs[-1].result.finish_reason is None:
-        errors().print("interrupted: the table holds what was decoded so far")
+        complain("interrupted: what was decoded so far is shown")
         raise typer.Exit(INTERRUPTED)
+
+
+def promises(method: str) -> bool:
+    """Whether a method claims to be lossless. Raises ValueError for one that is not there."""
+    from draftwise import catalog
+
+    return bool(catalog.method(method, None, drafter=object()).accept.lossless)
 
 
 def decode(speculator: Speculator, methods: Sequence[str], max_tokens: int, screen: show.Screen | None) -> Iterator[Run]:
     """Every prompt by every method; from prompt to prompt the order turns round, so that a machine that slows down favours none. A run that
     Ctrl-C broke off has no finish reason."""
     texts = prompts.shipped()
-    for method in methods:
-        speculator.generate(prompts.chat(texts["question"]), _WARM_UP, method=method)
+    with options.waiting("warming up"):
+        for method in methods:
+            speculator.generate(prompts.chat(texts["question"]), _WARM_UP, method=method)
     for i, (name, text) in enumerate(texts.items()):
         for method in methods if i % 2 == 0 else methods[::-1]:
             if screen:
+                screen.console.print()
                 screen.console.rule(f"{name}: {method}", style="dim", align="left")
             stream = speculator.stream(prompts.chat(text), max_tokens, method=method)
             follow(stream, screen)
-            yield Run(name, method, stream.results[0])
+            run = Run(name, method, stream.results[0])
+            if screen:
+                screen.console.print(f"{run.result.stats.tokens_per_second:.1f} tokens/s", style="dim")
+            yield run
 
 
-def table(runs: Sequence[Run]) -> Table:
-    """One line for each run, and one for each method over all prompts."""
+def table(runs: Sequence[Run], methods: Sequence[str]) -> Table:
+    """One line for each run, prompt by prompt, and one for each method over all prompts."""
     found = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("prompt", "method", "tokens", "tokens/s", "speed-up", "tau", "accepted", "same text"):
         found.add_column(column, justify="left" if column in ("prompt", "method", "same text") else "right", no_wrap=True)
-    for run in sorted(runs, key=lambda run: [r.prompt for r in runs].index(run.prompt)):
-        found.add_row(*_row(record(run, runs)))
+    for name in dict.fromkeys(run.prompt for run in runs):
+        some = sorted((run for run in runs if run.prompt == name), key=lambda run: methods.index(run.method))
+        for run in some:
+            found.add_row(*_row(record(run, runs)), end_section=run is some[-1])
+    if all(run.result.finish_reason for run in runs):
+        for method in methods:
+            found.add_row(*_row(total(runs, method)), style="bold")
+    return found
+
+
+def notes(runs: Sequence[Run], lossless: Mapping[str, bool]) -> list[str]:
+    """What a reader of the table has to know."""
+    found = ["tokens/s: new tokens over the whole time, reading the prompt included; tau: tokens per pass of the target."]
+    differ = {run.method for run in runs if record(run, runs)["same_text"] is False}
+    if lossy := [method for method in differ if not lossless[method]]:
+        found.append(f"{', '.join(sorted(lossy))} may change the text: adaptive acceptance gives exactness away for speed.")
+    if odd := [method for method in differ if lossless[method]]:
+        found.append(f"{', '.join(sorted(odd))} claims the same text: see with `draftwise verify` whether rounding decided.")
     return found
 
 
@@ -108,6 +136,16 @@ def record(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def total(runs: Sequence[Run], method: str) -> dict[str, Any]:
+    """A method over all prompts, as `record` gives it: all tokens over all the time."""
+    mine = [record(run, runs) for run in runs if run.method == method]
+    speed, plain = (_ratio([r.result.stats for r in runs if r.method == m], "tokens", "seconds") for m in (method, "plain"))
+    stats = [run.result.stats for run in runs if run.method == method]
+    figures = {"tokens": sum(s.tokens for s in stats), "drafted": sum(s.drafted for s in stats), "tokens_per_second": speed}
+    figures |= {"tau": _ratio(stats, "tokens", "rounds"), "acceptance_rate": _ratio(stats, "accepted", "drafted")}
+    return {"prompt": "all", "method": method, "speed_up": speed / plain, "same_text": all(r["same_text"] for r in mine), "stats": figures}
+
+
 def machine(speculator: Speculator) -> str:
     """Where it runs, in one line."""
     import torch
@@ -124,6 +162,12 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="replace").splitlines() if info.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+
+
+def _ratio(stats: Sequence[Summary], above: str, below: str) -> float:
+    """The sum of one figure over the sum of another."""
+    whole: float = sum(getattr(s, above) for s in stats)
+    return whole / (sum(getattr(s, below) for s in stats) or 1)
 
 
 def _row(found: dict[str, Any]) -> list[str]:

@@ -30,6 +30,10 @@ class Guarded(TyperGroup):
         except KeyboardInterrupt:
             complain("interrupted")
             raise typer.Exit(INTERRUPTED) from None
+        except SystemExit as error:
+            if isinstance(error.__context__, BrokenPipeError):  # rich's way of leaving
+                raise typer.Exit(BROKEN_PIPE) from None
+            raise
         except (ValueError, OSError, ImportError) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 _close_stdout()

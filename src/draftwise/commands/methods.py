@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from draftwise.commands.options import JsonOption
@@ -62,7 +63,7 @@ def table(heading: str, entries: list[Entry]) -> Table:
     found.add_column("paper", no_wrap=True)
     for entry in entries:
         options = " ".join(f"{key}={_show(value)}" for key, value in entry.options.items())
-        found.add_row(entry.name, *([_flag(entry.lossless)] if rules else []), entry.title, options, _source(entry.url))
+        found.add_row(escape(entry.name), *([_flag(entry.lossless)] if rules else []), escape(entry.title), escape(options), _source(entry.url))
     return found
 
 

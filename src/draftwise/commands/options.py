@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from draftwise.spec import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from draftwise.api import Speculator
 
 _MODELS, _METHOD = "Models", "Method"
@@ -22,8 +23,8 @@ DraftOption = Annotated[
     str | None,
     typer.Option("--draft", "-d", help="A smaller model of the same vocabulary that drafts. Named as the target is.", rich_help_panel=_MODELS),
 ]
-DtypeOption = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16; by default what suits the device.", rich_help_panel=_MODELS)]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...; by default cuda if there is one.", rich_help_panel=_MODELS)]
+DtypeOption = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; default: by device.", rich_help_panel=_MODELS)]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...; by default cuda if there.", rich_help_panel=_MODELS)]
 MethodOption = Annotated[
     str | None,
     typer.Option(
@@ -57,15 +58,25 @@ def load(models: Models) -> Speculator:
     """Loads the pair; on a terminal a spinner on stderr says so. Names and options of methods are checked first, since a model takes long."""
     from draftwise import catalog
 
-    catalog.method(models.method, None, models.length, models.accept, drafter=object())
+    catalog.method(models.method, None, models.length, models.accept, drafter=object())  # any object: a drafter needs the models
     if models.drafter is not None:
         catalog.entry("drafter", parse(models.drafter).name)
+    import draftwise
+
+    names = models.target + (f" and {models.draft}" if models.draft else "")
+    with waiting(f"loading {names}") as tell:
+        return draftwise.load(**models._asdict(), progress=tell)
+
+
+@contextmanager
+def waiting(message: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr while something takes its time, and what changes its message. Where stderr is no terminal, nothing is shown."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        return _load(models, None)
-    names = models.target + (f" and {models.draft}" if models.draft else "")
-    with console.status(f"loading {names}") as status:
-        return _load(models, status.update)
+        yield lambda _: None
+        return
+    with console.status(escape(message)) as status:
+        yield lambda news: status.update(escape(news))
 
 
 def describe(models: Models, speculator: Speculator) -> dict[str, Any]:
@@ -82,9 +93,3 @@ def describe(models: Models, speculator: Speculator) -> dict[str, Any]:
         "dtype": str(getattr(backend, "dtype", "")).removeprefix("torch."),
         "device": str(getattr(backend, "device", "")),
     }
-
-
-def _load(models: Models, progress: Callable[[str], None] | None) -> Speculator:
-    import draftwise
-
-    return draftwise.load(**models._asdict(), progress=progress)

@@ -24,7 +24,7 @@ class Screen:
     """Where decoded text goes, token by token. Colours and the taming of control characters are for terminals; a pipe gets the text as it is."""
 
     def __init__(self, colours: bool) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True, markup=False)
         self.paints = colours and self.console.is_terminal
         self._at_line_start = True
 

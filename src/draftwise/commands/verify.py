@@ -39,7 +39,7 @@ class Checked(NamedTuple):
 def verify(
     prompts_file: Annotated[
         Path | None,
-        typer.Option("--prompts", "-p", help="A .jsonl file of strings or objects (prompt, messages, question or text), or a .txt, one prompt a line."),
+        typer.Option("--prompts", "-p", help="A .jsonl file (strings, or objects with prompt, messages, question or text) or one prompt a line."),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompts into the model's chat template.")] = False,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="New tokens for each prompt.")] = 64,
@@ -71,19 +71,19 @@ def verify(
     what = options.describe(models, speculator)
     lossless = _comparable(speculator, what["method"], temperature)
     allowed = _tolerance(what["dtype"]) if tolerance is None else tolerance
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     if not as_json:
-        console.print(_heading(what, request, lossless, allowed), markup=False)
+        console.print(_heading(what, request, lossless, allowed))
     results = []
     for i, checked in enumerate(run(speculator, texts, request, chat or not prompts_file), 1):
         results.append(checked)
         if not as_json:
-            console.print(_line(i, checked, checked.verdict(lossless, allowed), speculator.tokenizer), markup=False)
+            console.print(_line(i, checked, checked.verdict(lossless, allowed), speculator.tokenizer))
     verdicts = [checked.verdict(lossless, allowed) for checked in results]
     if as_json:
         typer.echo(json.dumps(show.plain_json(_record(what, request, lossless, allowed, results)), ensure_ascii=False))
     else:
-        console.print(_conclusion(results, verdicts, lossless), markup=False)
+        console.print(_conclusion(results, verdicts, lossless))
     if "DEFECT" in verdicts:
         raise typer.Exit(DEFECT)
 
