@@ -20,6 +20,7 @@ from draftwise.engine import Engine
 from draftwise.loading import Loaded, Progress, load_model
 from draftwise.protocols import Accept, Backend, Drafter, Length
 from draftwise.sequence import Method
+from draftwise.spec import parse
 from draftwise.streams import Piece as Piece
 from draftwise.streams import Request
 from draftwise.streams import Result as Result
@@ -48,9 +49,11 @@ def load(
     parts: tuple[Any, ...] = (length, accept, drafter)
     for kind, spec in zip(("method", "length", "accept", "drafter"), (method, *parts), strict=True):
         if isinstance(spec, str):
-            catalog.entry(kind, catalog.parse(spec).name)  # a typing error shows before minutes of loading
+            catalog.entry(kind, parse(spec).name)  # a typing error shows before minutes of loading
     options: dict[str, Any] = {"dtype": dtype, "device": device, "cache_dir": cache_dir, "progress": progress}
     main = _loaded(target, options)
+    if main.tokenizer is None:
+        raise ValueError(f"the target {main.name!r} has no tokenizer: give the pair (model, tokenizer)")
     helper = None if draft is None else _loaded(draft, options)
     backend = _backend(main)
     context = catalog.Context(backend, None if helper is None else _backend(helper), backend.vocab_size)
@@ -223,9 +226,9 @@ def _loaded(model: Model, options: dict[str, Any]) -> Loaded:
 def _backend(loaded: Loaded) -> Backend:
     if isinstance(loaded.model, Backend):
         return loaded.model
-    from draftwise.backends.hf import HF  # here, since a table target needs no transformers
+    from draftwise.backends.hf_replay import wrap  # here, since a table target needs no transformers
 
-    return HF(loaded.model)
+    return wrap(loaded.model)
 
 
 def _same_vocabulary(target: Loaded, draft: Loaded, context: catalog.Context) -> None:

@@ -17,6 +17,7 @@ Prompt = str | Sequence[int] | Sequence[Message]
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 _ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|return|>", "<eos>", "</s>")
 _UNKNOWN = "\ufffd"  # what decoders write for bytes that are no character (yet)
+_CHARACTER = 4  # tokens a character spans at most, each of one byte
 _WINDOW = 32  # tokens after which a window of broken bytes is shown as it is
 
 
@@ -25,11 +26,9 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Any, context: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._window = [int(token) for token in context[-8:]]
-        text = self._decode()
-        if text.endswith(_UNKNOWN):  # the context ends inside a character, or with one nobody can tell from that
-            self._window, text = [], ""
-        self._shown = len(text)  # characters of the window's text that are out
+        self._window = [int(token) for token in context[-_CHARACTER:]]
+        self._shown = 0  # characters of the window's text that are out
+        self._move(must=True)
 
     def push(self, ids: Iterable[int]) -> str:
         """The text that `ids` complete; an unfinished character waits for its rest. The same however the ids are cut into calls."""
@@ -48,15 +47,25 @@ class Detokenizer:
         end = len(text) if whole else len(text.rstrip(_UNKNOWN))
         new = text[self._shown : end]
         self._shown = max(self._shown, end)
-        if end == len(text) and (new or whole):  # this token shows, so it can stand for all before it
-            self._window = [token]
-            self._shown = len(self._decode())
+        if end == len(text) and (new or whole):
+            self._move(must=whole)
         return new
 
-    def _decode(self) -> str:
+    def _move(self, must: bool) -> None:
+        """Starts the window at its last tokens that show as whole characters: they stand for all before them."""
+        for n in range(1, min(_CHARACTER, len(self._window)) + 1):
+            text = self._decode(n)
+            if text and _UNKNOWN not in text:
+                self._window, self._shown = self._window[-n:], len(text)
+                return
+        if must:
+            self._window, self._shown = [], 0
+
+    def _decode(self, last: int = 0) -> str:
+        """The text of the window, or of its `last` tokens."""
         if not self._window:
             return ""
-        return str(self._tokenizer.decode(self._window, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(self._tokenizer.decode(self._window[-last:], skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 class StopStrings:
