@@ -32,10 +32,12 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("Gemma3TextConfig", {**_GEMMA, "layer_types": ["sliding_attention", "full_attention"]}),
     "mistral": ("MistralConfig", {"sliding_window": 5}),
     "phi": ("PhiConfig", {"num_key_value_heads": 4, "partial_rotary_factor": 0.5}),
+    "gpt-oss": ("GptOssConfig", {**_HEAD, "sliding_window": 5, "num_local_experts": 2, "num_experts_per_tok": 1}),
     "phi3": ("Phi3Config", {"num_key_value_heads": 4, "sliding_window": 7}),
 }
 RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba": ("MambaConfig", {"state_size": 4, "time_step_rank": 4, "expand": 2}),
+    "mamba2": ("Mamba2Config", {"state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 1, "expand": 2, "chunk_size": 16}),
 }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,19 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from draftwise.backends.hf_cache import Segment
 
 _FOLD = 256  # query rows up to which the heads of a group are folded into one
+
+
+class _Extras(NamedTuple):
+    """`softcap`: scores pass through ``softcap * tanh(score / softcap)`` (Gemma 2). `sinks` [heads]: a score of each head that takes its share
+    of the softmax and gives nothing (gpt-oss)."""
+
+    softcap: float | None
+    sinks: Tensor | None
+
+    @property
+    def any(self) -> bool:
+        """Whether a fused kernel will not do."""
+        return self.softcap is not None or self.sinks is not None
 
 
 class Attention:
@@ -50,31 +63,32 @@ class Attention:
         """`query` [1, heads, T, width]; `key`, `value`: the whole buffers [1, groups, rows, width]. Returns [1, T, heads, width]."""
         self.calls += 1
         scale = kwargs.get("scaling")
-        if kwargs.get("s_aux") is not None:
-            raise ValueError("this model adds learned sinks to its attention, which the pooled cache does not know; use HFReplay(model)")
+        window, extras = kwargs.get("sliding_window"), _Extras(kwargs.get("softcap"), kwargs.get("s_aux"))
+        if kwargs.get("position_bias") is not None:
+            raise ValueError(f"{type(module).__name__} adds a position bias to its scores, which the pooled cache does not know; use HFReplay")
         parts = []
         for i, part in enumerate(self.plan):
-            window = kwargs.get("sliding_window")
             low = 0 if window is None else max(0, part.past - window + 1)  # no token of this feed sees entries before that
             rows = slice(part.start + low, part.start + part.past + part.n)
             own = query if len(self.plan) == 1 else query[:, :, part.first : part.first + part.n]
-            parts.append(self._one(i, own, key[:, :, rows], value[:, :, rows], window, low, scale, kwargs.get("softcap")))
+            parts.append(self._one(i, own, key[:, :, rows], value[:, :, rows], window, low, scale, extras))
         return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)), None
 
     def _one(
-        self, i: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, low: int, scale: float | None, softcap: float | None
+        self, i: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, low: int, scale: float | None, extras: _Extras
     ) -> Tensor:
+        """Feed i: `query` [1, heads, n, width] over its own entries from `low` on; [1, n, heads, width]."""
         heads, n = query.shape[1:3]
         groups = key.shape[1]
         group = heads // groups
-        fold = group if group * n <= _FOLD or softcap is not None else 1
+        fold = group if group * n <= _FOLD or extras.any else 1
         part = self.plan[i]
         causal = fold == 1 and n > 1 and part.past == 0 and part.seen is None and (window is None or window >= n)
         mask = None if causal else self._mask(i, window, low, fold, query)
         if fold > 1:
             query = query.reshape(1, groups, group * n, -1)
-        if softcap is not None:
-            out = _capped(query, key, value, mask, scale, softcap)
+        if extras.any:
+            out = _plain(query, key, value, mask, scale, extras)
         else:
             out = sdpa(query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=fold == 1 and group > 1)
         return out.reshape(1, heads, n, -1).transpose(1, 2)
@@ -103,10 +117,16 @@ def visible(part: Segment, window: int | None) -> Tensor:
     return whole
 
 
-def _capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, softcap: float) -> Tensor:
-    """Attention whose scores pass through ``softcap * tanh(score / softcap)`` (Gemma 2), which no fused kernel here offers."""
+def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, extras: _Extras) -> Tensor:
+    """Attention with what no fused kernel here offers, in the order of transformers. `query` [1, groups, group * n, width]."""
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    scores = torch.tanh(scores / softcap) * softcap
+    if extras.softcap is not None:
+        scores = torch.tanh(scores / extras.softcap) * extras.softcap
     if mask is not None:
         scores = scores + mask
-    return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
+    if extras.sinks is None:
+        return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
+    group = len(extras.sinks) // key.shape[1]
+    sinks = extras.sinks.view(1, -1, group, 1).expand(-1, -1, -1, query.shape[2] // group).reshape(1, key.shape[1], -1, 1)
+    weights = torch.cat([scores, sinks.to(scores.dtype)], -1).softmax(-1, dtype=torch.float32)
+    return weights[..., :-1].to(query.dtype) @ value

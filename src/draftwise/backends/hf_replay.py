@@ -23,6 +23,7 @@ from draftwise.types import Feed, Rows
 
 _CACHES = ("past_key_values", "cache_params", "state")
 _MARKS = 64  # copies a slot holds at most; with fewer, keep returns less, nothing else
+_PROBE = 12  # tokens of the test text
 _LAG = 8  # committed tokens read again in one pass with a draft; with more, they get a pass and a copy of their own
 
 
@@ -36,7 +37,7 @@ class _Slot:
 class HFReplay:
     """A `Backend` over any decoder-only model of transformers that takes and returns its cache. No trees: its states know one past each.
 
-    `taps` as in `HF`. Raises ValueError for a model without a cache argument."""
+    `taps` as in `HF`. A few short passes over the model find out how it can be read. Raises ValueError for one that keeps its state to itself."""
 
     def __init__(self, model: Any, *, taps: tuple[int, ...] = ()) -> None:
         name = next((name for name in _CACHES if name in inspect.signature(model.forward).parameters), None)
@@ -48,6 +49,7 @@ class HFReplay:
         self.max_length = longest(model)
         self._name = name
         self._slots: dict[int, _Slot] = {}
+        self._continues = self._probe()
 
     @property
     def device(self) -> torch.device:
@@ -94,26 +96,48 @@ class HFReplay:
         n, sure = len(feed.tokens), len(feed.tokens) - max(feed.want - 1, 0)  # what follows the first wanted row is a draft
         text = self._slots.setdefault(feed.slot, _Slot())
         tokens = feed.tokens.to(self.device)
-        cuts = [0, sure, n] if _LAG < sure < n else [0, n]
-        parts = [self._pass(text, tokens[a:b], min(feed.want, b - n + feed.want)) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+        cuts = self._cuts(text, n, sure)
+        parts = []
+        for a, b in zip(cuts, cuts[1:], strict=False):
+            if feed.want and b > sure - (feed.want == 1) and text.length and not croppable(text.cache):
+                text.marks = [*text.marks[1 - _MARKS :], (text.length, copy.deepcopy(text.cache))]
+            parts.append(self._pass(text, tokens[a:b], max(0, min(b - a, feed.want - n + b))))
         if not parts:
             empty = torch.zeros(0, self.vocab_size, dtype=self.dtype, device=self.device)
-            hidden = {tap: empty.new_zeros(0, self.model.config.hidden_size) for tap in self.taps}
-            return Rows(empty, hidden)
+            return Rows(empty, {tap: empty.new_zeros(0, self.model.config.hidden_size) for tap in self.taps})
         return Rows(torch.cat([part.logits for part in parts]), {tap: torch.cat([part.hidden[tap] for part in parts]) for tap in self.taps})
 
+    def _cuts(self, text: _Slot, n: int, sure: int) -> list[int]:
+        """Where the passes over `n` tokens begin and end."""
+        if not self._continues:
+            return [0, *range(1 if text.length else max(sure, 1), n + 1)]
+        return [0, sure, n] if _LAG < sure < n else [0, n] if n else [0]
+
     def _pass(self, text: _Slot, tokens: Tensor, want: int) -> Rows:
-        """Reads `tokens` with a copy of the state before them; logits of the last `want`."""
-        self._mark(text)
-        wanted = torch.arange(len(tokens) - max(want, 0), len(tokens), device=tokens.device)
+        """Reads `tokens` [n > 0] after the slot's state; logits of the last `want`."""
+        wanted = torch.arange(len(tokens) - want, len(tokens), device=tokens.device)
         logits, hidden, out = call(self.model, tokens, wanted, self.taps, **({self._name: text.cache} if text.length else {}))
+        if out.get(self._name) is None:
+            raise ValueError(f"{type(self.model).__name__} cannot be run: it returns no {self._name}, so its state cannot be kept")
         text.cache = out[self._name]
         text.length += len(tokens)
         return Rows(logits, hidden)
 
-    def _mark(self, text: _Slot) -> None:
-        if text.length and not croppable(text.cache):
-            text.marks = [*text.marks[1 - _MARKS :], (text.length, copy.deepcopy(text.cache))]
+    @torch.no_grad()
+    def _probe(self) -> bool:
+        """Whether several tokens can be read after a state in one pass: some models of transformers then start from an empty state. The
+        yardstick is the rounding error of reading them one by one. Raises ValueError for a model that cannot even do that."""
+        tokens = torch.arange(_PROBE, device=self.device) * 7919 % self.vocab_size
+
+        def read(cuts: list[int]) -> Tensor:
+            text = _Slot()
+            return torch.cat([self._pass(text, tokens[a:b], b - a).logits for a, b in zip(cuts, cuts[1:], strict=False)]).float()
+
+        whole, single = read([0, _PROBE]), read([0, *range(3, _PROBE + 1)])
+        noise, scale = float((whole - single).abs().max()), float(whole.std())
+        if not noise <= 0.5 * scale:
+            raise ValueError(f"{type(self.model).__name__} cannot be run: read in parts, a text gives other logits than read at once")
+        return float((whole - read([0, 3, _PROBE])).abs().max()) <= 4 * noise + 1e-4 * scale
 
     def _rewind(self, text: _Slot, wanted: int) -> None:
         if wanted and croppable(text.cache):

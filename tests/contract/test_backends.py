@@ -1,0 +1,369 @@
+"""One battery for all backends. The oracle of a transformers model is transformers itself reading the whole text at once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import tiny
+from draftwise.backends.hf import HF
+from draftwise.backends.hf_attention import visible
+from draftwise.backends.hf_cache import Region, Regions, Segment
+from draftwise.backends.hf_replay import HFReplay, wrap
+from draftwise.backends.table import Table
+from draftwise.protocols import Backend
+from draftwise.trees import depths, path_to
+from draftwise.types import Feed
+
+ATTENTION = list(tiny.CONFIGS)
+RECURRENT = list(tiny.RECURRENT)
+TREES = ["table", *ATTENTION]
+ALL = [*TREES, *RECURRENT, "llama-replay"]
+TREE = torch.tensor([-1, 0, 0, -1, 3, 2, 5, 3])
+_V = tiny.VOCAB
+
+
+class Case(NamedTuple):
+    """How to make an empty backend, and the logits [n, V] that it should give for a whole text."""
+
+    make: Callable[[], Any]
+    oracle: Callable[[tuple[int, ...]], Tensor]
+
+
+@cache
+def model(name: str) -> Any:
+    torch.set_num_threads(1)
+    return tiny.model(name.removesuffix("-replay"))
+
+
+@cache
+def oracle(name: str, tokens: tuple[int, ...]) -> Tensor:
+    if name == "table":
+        return torch.stack([Table(_V).row(tokens[: i + 1]) for i in range(len(tokens))])
+    with torch.no_grad():
+        return model(name)(input_ids=torch.tensor([tokens])).logits[0]
+
+
+def case(name: str) -> Case:
+    makers = {"table": lambda: Table(_V, max_length=128)}
+    make = makers.get(name) or ((lambda: HFReplay(model(name))) if name.endswith("-replay") else (lambda: wrap(model(name))))
+    return Case(make, lambda tokens: oracle(name, tokens))
+
+
+def text(seed: int, n: int) -> tuple[int, ...]:
+    rng = random.Random(seed)
+    return tuple(rng.randrange(_V) for _ in range(n))
+
+
+def feed(slot: int, tokens: tuple[int, ...], want: int, parents: Tensor | None = None) -> Feed:
+    return Feed(slot, torch.tensor(tokens, dtype=torch.int64), want, parents)
+
+
+def close(rows: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(rows.float(), expected.float(), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_is_a_backend(name):
+    backend = case(name).make()
+    assert isinstance(backend, Backend)
+    assert (backend.vocab_size, backend.max_length) == (_V, 128)
+    assert backend.length(0) == 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_whole_text_and_chunks(name):
+    make, expected = case(name)
+    tokens = text(1, 33)
+    whole, chunked = make(), make()
+    close(whole.forward([feed(0, tokens, 33)])[0].logits, expected(tokens))
+    for start, end in ((0, 9), (9, 10), (10, 26)):
+        assert chunked.forward([feed(0, tokens[start:end], 0)])[0].logits.shape == (0, _V)
+        assert chunked.length(0) == end
+    close(chunked.forward([feed(0, tokens[26:], 5)])[0].logits, expected(tokens)[-5:])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_keep_then_forward_equals_recomputation(name):
+    make, expected = case(name)
+    backend, tokens = make(), text(2, 12)
+    backend.forward([feed(0, tokens, 0)])
+    for seed, (drafted, accepted) in enumerate([(5, 2), (1, 0), (6, 6), (3, 0), (9, 8)]):
+        start = backend.length(0)
+        draft = (*tokens[start:], *text(10 + seed, drafted))
+        rows = backend.forward([feed(0, draft, drafted + 1 if start < len(tokens) else drafted)])[0].logits
+        close(rows, expected((*tokens[:start], *draft))[-len(rows) :])
+        tokens = (*tokens[:start], *draft)[: len(tokens) + accepted] + text(50 + seed, 1)
+        assert 0 <= backend.keep(0, len(tokens) - 1) <= len(tokens) - 1
+        assert backend.length(0) < len(tokens)
+    rest = tokens[backend.length(0) :]
+    close(backend.forward([feed(0, rest, 1)])[0].logits, expected(tokens)[-1:])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_keep_never_keeps_more(name):
+    make, expected = case(name)
+    backend, tokens = make(), text(3, 10)
+    assert backend.keep(7, 5) == 0
+    backend.forward([feed(0, tokens, 1)])
+    assert backend.keep(0, 99) == 10
+    assert backend.keep(0, 8, [8, 9, 10, 11]) == 10
+    left = backend.keep(0, 4)
+    assert left <= 4
+    assert backend.keep(0, 9) == left == backend.length(0)
+    assert backend.keep(0, 0) == 0
+    close(backend.forward([feed(0, tokens, 10)])[0].logits, expected(tokens))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_free_and_use_again(name):
+    make, expected = case(name)
+    backend = make()
+    backend.forward([feed(0, text(4, 20), 0), feed(1, text(5, 7), 0)])
+    backend.free(0)
+    backend.free(9)
+    assert (backend.length(0), backend.length(1)) == (0, 7)
+    close(backend.forward([feed(0, text(6, 70), 2)])[0].logits, expected(text(6, 70))[-2:])
+    tokens = (*text(5, 7), 1, 2, 3)
+    close(backend.forward([feed(1, (1, 2, 3), 3)])[0].logits, expected(tokens)[-3:])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_ragged_batch_equals_each_alone(name):
+    """Speculation at random on four slots, some resting, one leaving and coming back: every row is that of its own text."""
+    make, expected = case(name)
+    backend, rng = make(), random.Random(7)
+    texts = {slot: text(20 + slot, 3 + 9 * slot) for slot in range(4)}
+    for turn in range(8):
+        if turn == 5:
+            backend.free(2)
+            texts[2] = text(99, 40)
+        feeds, fulls = [], []
+        for slot in rng.sample(sorted(texts), rng.randint(1, 4)):
+            draft = text(1000 * turn + slot, rng.randint(0, 6))
+            new = (*texts[slot][backend.length(slot) :], *draft)
+            feeds.append(feed(slot, new, len(draft) + 1))
+            fulls.append((*texts[slot], *draft))
+        for one, full, rows in zip(feeds, fulls, backend.forward(feeds), strict=True):
+            close(rows.logits, expected(full)[-one.want :])
+            kept = len(texts[one.slot]) + rng.randint(0, one.want - 1)
+            texts[one.slot] = (*full[:kept], rng.randrange(_V))
+            assert backend.keep(one.slot, kept) <= kept
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_trees_equal_their_paths(name):
+    """Two trees and a chain in one forward, after texts of different lengths; then the path of one leaf is kept and read on."""
+    make, expected = case(name)
+    backend = make()
+    texts = {0: text(30, 11), 1: text(31, 2), 2: text(32, 5)}
+    backend.forward([feed(slot, tokens, 0) for slot, tokens in texts.items()])
+    tree, chain = text(33, len(TREE)), text(34, 4)
+    rows = backend.forward([feed(0, tree, 8, TREE), feed(1, chain, 4), feed(2, tree, 3, TREE)])
+    close(rows[1].logits, expected(texts[1] + chain)[-4:])
+    for slot, row, i in [(0, i, i) for i in range(8)] + [(2, i - 5, i) for i in range(5, 8)]:
+        full = texts[slot] + tuple(tree[j] for j in path_to(TREE, i))
+        close(rows[slot].logits[row], expected(full)[-1])
+    path = path_to(TREE, 6)
+    full = texts[0] + tuple(tree[j] for j in path)
+    assert backend.keep(0, 11, [11 + j for j in path]) == len(full)
+    assert backend.keep(2, 5, [5 + 3]) == 6
+    assert backend.length(1) == 6
+    ends = backend.forward([feed(0, (5, 6), 2), feed(2, (9, *tree[:3]), 2, torch.tensor([-1, 0, 0, 1]))])
+    close(ends[0].logits, expected((*full, 5, 6))[-2:])
+    close(ends[1].logits[0], expected((*texts[2], tree[3], 9, tree[1]))[-1])
+    close(ends[1].logits[1], expected((*texts[2], tree[3], 9, tree[0], tree[2]))[-1])
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral"])
+def test_a_path_that_is_none_keeps_less(name):
+    make, expected = case(name)
+    tokens, tree = text(40, 9), text(41, 8)
+
+    def after(length: int, path: list[int]) -> tuple[HF, int]:
+        backend = make()
+        backend.forward([feed(0, tokens, 0)])
+        backend.forward([feed(0, tree, 1, TREE)])
+        return backend, backend.keep(0, length, path)
+
+    assert after(9, [9 + 0, 9 + 2, 9 + 6])[1] == 11  # 6 hangs on 5, not on 2
+    assert after(9, [9 + 1])[1] == 9
+    assert after(99, [])[1] == 11  # 2 is not a child of 1
+    assert after(4, [9])[1] == 4
+    backend, left = after(9, [9 + 3, 9 + 7, 9 + 4])
+    assert left == 11
+    close(backend.forward([feed(0, (1,), 1)])[0].logits, expected((*tokens, tree[3], tree[7], 1))[-1:])
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "mamba"])
+def test_the_head_sees_wanted_rows_only(name):
+    backend = case(name).make()
+    seen = []
+    hook = backend.model.get_output_embeddings().register_forward_hook(lambda _, args, __: seen.append(args[0].shape[1]))
+    try:
+        backend.forward([feed(0, text(1, 30), 0), feed(1, text(2, 9), 0)])
+        assert sum(seen) == 0
+        backend.forward([feed(0, text(3, 6), 3), feed(1, text(4, 3), 1), feed(2, text(4, 3), 0)])
+        assert sum(seen) == 4
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2-window", "gemma3", "mamba", "llama-replay"])
+def test_taps_are_the_hidden_states_of_every_fed_token(name):
+    taps = (0, 1, -1)
+    backend = HFReplay(model(name), taps=taps) if name.endswith("replay") else wrap(model(name), taps=taps)
+    assert case(name).make().forward([feed(0, (1, 2), 1)])[0].hidden == {}
+    tokens, other = text(8, 14), text(9, 6)
+    backend.forward([feed(1, other[:4], 0)])
+    first = backend.forward([feed(0, tokens[:9], 0)])[0].hidden
+    rows = backend.forward([feed(0, tokens[9:], 1), feed(1, other[4:], 2)])
+    with torch.no_grad():
+        wholes = [model(name)(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states for ids in (tokens, other)]
+    for tap in taps:
+        close(torch.cat([first[tap], rows[0].hidden[tap]]), wholes[0][tap][0])
+        close(rows[1].hidden[tap], wholes[1][tap][0, 4:])
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_rows_can_be_used_in_training(name):
+    rows = case(name).make().forward([feed(0, (1, 2, 3), 2)])[0].logits
+    weight = torch.ones(_V, requires_grad=True)
+    (rows @ weight).sum().backward()
+    torch.testing.assert_close(weight.grad, rows.sum(0))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral"])
+def test_the_model_stays_what_it_was(name):
+    own, tokens = model(name), text(1, 20)
+    before = own.config._attn_implementation
+    backend = HF(own)
+    backend.forward([feed(0, tokens, 0)])
+    with pytest.raises(ValueError, match="token ids"):
+        backend.forward([feed(0, (1, _V), 1)])
+    assert backend.length(0) == 20
+    assert own.config._attn_implementation == before
+    with torch.no_grad():
+        close(own(input_ids=torch.tensor([tokens])).logits[0], oracle(name, tokens))
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_empty_feeds(name):
+    backend = case(name).make()
+    assert backend.forward([]) == []
+    assert backend.forward([feed(0, (), 0)])[0].logits.shape == (0, _V)
+    rows = backend.forward([feed(0, (), 0), feed(1, (1, 2), 1)])
+    assert [len(row.logits) for row in rows] == [0, 1]
+    close(rows[1].logits, oracle(name, (1, 2))[-1:])
+
+
+BAD = {
+    "once": [feed(0, (1,), 1), feed(0, (2,), 1)],
+    "cannot be had": [feed(0, (1, 2), 3)],
+    "parents": [feed(0, (1, 2), 1, torch.tensor([-1]))],
+    "more than the 128": [feed(0, (1,) * 129, 1)],
+    r"in \[0, 48\)": [feed(0, (1, -1), 1)],
+    "encoder": [Feed(0, torch.tensor([1]), 1, None, torch.tensor([1]))],
+}
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+@pytest.mark.parametrize("message", BAD)
+def test_bad_feeds_change_nothing(name, message):
+    backend = case(name).make()
+    with pytest.raises(ValueError, match=message):
+        backend.forward(BAD[message])
+    assert backend.length(0) == 0
+    close(backend.forward([feed(0, (1, 2), 2)])[0].logits, oracle(name, (1, 2)))
+
+
+def test_a_tree_must_be_decided_before_more_is_fed():
+    backend = case("llama").make()
+    backend.forward([feed(0, (1, 2), 1, torch.tensor([-1, -1]))])
+    with pytest.raises(ValueError, match="keep"):
+        backend.forward([feed(0, (1,), 1)])
+    assert backend.keep(0, 0, [1]) == 1
+    close(backend.forward([feed(0, (3,), 1)])[0].logits, oracle("llama", (2, 3))[-1:])
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_running_state_reads_no_trees(name):
+    backend = case(name).make()
+    with pytest.raises(ValueError, match="tree"):
+        backend.forward([feed(0, (1, 2), 1, torch.tensor([-1, -1]))])
+    close(backend.forward([feed(0, (1, 2), 1, torch.tensor([-1, 0]))])[0].logits, oracle(name, (1, 2))[-1:])
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_replay_goes_on_although_every_draft_is_rejected(name):
+    """The state that is gone back to moves on, so the tokens that are read again stay few."""
+    make, expected = case(name)
+    backend, tokens = make(), text(1, 4)
+    for turn in range(20):
+        start = backend.length(0)
+        full = (*tokens, *text(turn, 3))
+        rows = backend.forward([feed(0, full[start:], 4)])[0].logits
+        close(rows, expected(full)[-4:])
+        backend.keep(0, len(tokens))
+        tokens = (*tokens, turn)
+        assert len(tokens) - backend.length(0) <= 12
+
+
+def test_wrap_chooses_and_refuses():
+    assert isinstance(wrap(model("mistral")), HF)
+    assert isinstance(wrap(model("mamba")), HFReplay)
+    with pytest.raises(ValueError, match="MambaForCausalLM cannot use the pooled cache"):
+        HF(model("mamba"))
+    import transformers
+
+    config = transformers.T5Config(vocab_size=_V, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    with pytest.raises(ValueError, match="decoder-only"):
+        wrap(transformers.T5ForConditionalGeneration(config))
+
+
+def test_visible_by_slot_ancestors_and_window():
+    chain = Segment(0, 3, 0, 2, None, None)
+    assert visible(chain, None).int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert visible(chain, 2).int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
+    parents = torch.tensor([-1, -1, 0])
+    seen = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 1]]).bool()
+    fork = Segment(0, 3, 0, 2, depths(parents), seen)
+    assert visible(fork, None).int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 1, 0, 1]]
+    assert visible(fork, 2).int().tolist() == [[0, 1, 1, 0, 0], [0, 1, 0, 1, 0], [0, 0, 1, 0, 1]]
+
+
+def test_paths_of_a_region():
+    region = Region(0, 64, length=6, tree=(1, 1, 2, 4))  # entries 0 1, then 2 and 3 after 1, 4 after 2, 5 after 4
+    assert region.path(2, [2, 4, 5]) == (2, [2, 4, 5])
+    assert region.path(2, [3, 4]) == (2, [3])
+    assert region.path(9, []) == (3, [])
+    assert region.path(1, [1, 3]) == (1, [1, 3])
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 300)), max_size=40))
+@settings(deadline=None, max_examples=60)
+def test_regions_never_overlap_and_moves_keep_the_entries(steps):
+    """A buffer of (slot, entry) marks is written and moved as the cache does it."""
+    regions, buffer = Regions(), [None] * 20_000
+    for slot, need in steps:
+        if need == 0:
+            regions.slots.pop(slot, None)
+            continue
+        move = regions.reserve(slot, need)
+        if move:
+            buffer[move.target : move.target + move.rows] = buffer[move.source : move.source + move.rows]
+        region = regions.slots[slot]
+        region.length = need
+        buffer[region.start : region.start + need] = [(slot, i) for i in range(need)]
+        for other, r in regions.slots.items():
+            assert buffer[r.start : r.start + r.length] == [(other, i) for i in range(r.length)]
+            assert r.length <= r.room
+            assert r.start + r.room <= regions.end
