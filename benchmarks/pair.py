@@ -27,7 +27,7 @@ import tasks
 
 GREEDY = [
     "plain", "fixed:n=3", "fixed:n=5", "fixed:n=8", "heuristic", "confidence", "gammatune", "gammatune-plus", "svip", "adaedl",
-    "adasd-stop", "adasd", "lookup", "transformers", "transformers-assisted",
+    "adasd-stop", "adasd", "transformers-assisted",
 ]  # fmt: skip
 SAMPLED = ["plain", "fixed:n=5", "gammatune-plus", "adasd-stop", "adasd", "transformers-assisted"]
 
@@ -45,6 +45,8 @@ def main() -> None:
     warm_up(run, todo)
     with rows.open("a", encoding="utf-8") as file:
         for i, job in enumerate(todo):
+            while (args.out / "pause").exists():  # touch it to have the machine for something else between two rows
+                time.sleep(1)
             row = measure(run, job, args)
             file.write(json.dumps(row) + "\n")
             file.flush()

@@ -1,0 +1,136 @@
+"""What the engine costs beside the models: time outside forwards, and memory over weights and caches.
+
+    python benchmarks/overhead.py --target DIR --draft DIR          # a real pair
+    python benchmarks/overhead.py --random                          # random weights in the shape of Qwen2.5 0.5B over 0.5B
+
+Prints, for each method greedy and at temperature 0.7 with top-p 0.95: the share of wall time outside model forwards, that time per drafted token,
+and the peak of resident memory over what was resident after loading, less the caches. ``--json FILE`` keeps the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import transformers
+
+from draftwise import catalog
+from draftwise.backends.hf import HF
+from draftwise.catalog import Context
+from draftwise.engine import Engine
+from draftwise.types import Feed, Rows, Sampling
+
+CASES = [
+    ("fixed:n=5", 0.0),
+    ("adasd-stop", 0.0),
+    ("adasd", 0.0),
+    ("fixed:n=20", 0.0),
+    ("fixed:n=5", 0.7),
+    ("adasd-stop", 0.7),
+    ("adasd", 0.7),
+    ("fixed:n=20", 0.7),
+]
+
+
+class Timed:
+    """A backend that adds up the seconds of its forwards."""
+
+    def __init__(self, backend: HF) -> None:
+        self.backend, self.spent = backend, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def forward(self, feeds: Sequence[Feed]) -> list[Rows]:
+        start = time.perf_counter()
+        rows = self.backend.forward(feeds)
+        if rows[0].logits.is_cuda:
+            torch.cuda.synchronize()
+        self.spent += time.perf_counter() - start
+        return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target")
+    parser.add_argument("--draft")
+    parser.add_argument("--random", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    target, draft = (Timed(HF(load(name, args))) for name in (args.target, args.draft))
+    context = Context(target, draft, target.vocab_size)
+    prompt = [int(t) for t in torch.randint(1000, 20000, (64,), generator=torch.Generator().manual_seed(0))]
+    run(context, prompt, "adasd", 0.7, 12)
+    rows = []
+    for case in CASES:
+        found = [run(context, prompt, *case, args.tokens) for _ in range(args.repeat)]
+        rows.append({key: median(f[key] for f in found) if isinstance(value, float) else value for key, value in found[0].items()})
+        name, share, ms, mb = (rows[-1][key] for key in ("method", "share", "ms", "mb"))
+        print(f"{name:12} T={case[1]}  outside forwards {share:6.2%}  {ms:5.2f} ms a drafted token  memory {mb:6.1f} MB", flush=True)
+    if args.json:
+        args.json.write_text(json.dumps({"vocab": target.vocab_size, "threads": torch.get_num_threads(), "rows": rows}, indent=1) + "\n")
+
+
+def load(name: str | None, args: argparse.Namespace) -> Any:
+    if not args.random:
+        return transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16).to(args.device)
+    shape = dict(
+        vocab_size=151936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**shape)).to(args.device, torch.bfloat16)
+
+
+def run(context: Context, prompt: list[int], method: str, temperature: float, tokens: int) -> dict[str, Any]:
+    for part in (context.target, context.draft):
+        part.spent = 0.0
+    resident = memory("VmRSS", reset=True)
+    engine = Engine(context.target)
+    sampling = Sampling(temperature, top_p=0.95 if temperature else 1.0, max_tokens=tokens)
+    start = time.perf_counter()
+    sequence = engine.add(prompt, sampling, catalog.method(method, context))
+    for _ in engine.stream():
+        pass
+    wall = time.perf_counter() - start
+    outside = wall - context.target.spent - context.draft.spent
+    drafted = sum(r.drafted for r in sequence.rounds)
+    buffers = [keys for part in (context.target, context.draft) for keys, _ in part.backend._cache.buffers.values()]
+    caches = sum(2 * keys.numel() * keys.element_size() for keys in buffers)
+    extra = (memory("VmHWM") - resident) / 2**20
+    return {
+        "method": method,
+        "temperature": temperature,
+        "share": outside / wall,
+        "ms": 1e3 * outside / max(drafted, 1),
+        "mb": extra,
+        "cache_mb": caches / 2**20,
+        "drafted": drafted,
+        "wall": wall,
+    }
+
+
+def memory(field: str, reset: bool = False) -> float:
+    """Bytes of /proc/self/status; `reset` starts a new peak."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return float(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()

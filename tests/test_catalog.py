@@ -1,0 +1,108 @@
+"""Specs, presets and their errors."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from draftwise import catalog
+from draftwise.bibliography import PAPERS, bibtex
+from draftwise.catalog import Context
+from draftwise.methods.adasd import AdaSDAccept, AdaSDStop
+from draftwise.methods.draft_model import DraftModel
+from draftwise.methods.fixed import Fixed
+from draftwise.methods.prompt_lookup import PromptLookup
+from draftwise.methods.speculative import Speculative
+from draftwise.spec import Spec, parse
+from tables import pair
+
+
+def test_the_grammar() -> None:
+    assert parse("adasd") == Spec("adasd", {})
+    assert parse("a:n=3,x=0.5,s=word,t=true,f=False,z=none,e=1e-3") == Spec(
+        "a", {"n": 3, "x": 0.5, "s": "word", "t": True, "f": False, "z": None, "e": 1e-3}
+    )
+    assert parse("budget:tv=0.02,over=[adasd:base=ratio,v=[x]]") == Spec(
+        "budget", {"tv": 0.02, "over": Spec("adasd", {"base": "ratio", "v": Spec("x", {})})}
+    )
+    assert parse("first-hit:[suffix],[draft-model:k=1]").parts == (Spec("suffix", {}), Spec("draft-model", {"k": 1}))
+
+
+@pytest.mark.parametrize("text", ["", ":n=3", "a:n", "a:n=", "a:=3", "a:[b", "a:b]", "a:n=[b", "a,b", "[a]"])
+def test_a_broken_spec_is_a_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match=re.compile("spec|brackets")):
+        parse(text)
+
+
+_words = st.from_regex(r"[a-z][a-z-]{0,6}", fullmatch=True).filter(lambda w: w not in ("true", "false", "none", "nan", "inf"))
+_values = st.one_of(st.booleans(), st.none(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), _words)
+_specs = st.recursive(
+    st.builds(lambda n, o: Spec(n, o), _words, st.dictionaries(_words, _values, max_size=3)),
+    lambda inner: st.builds(lambda n, o, p: Spec(n, o, tuple(p)), _words, st.dictionaries(_words, inner, max_size=2), st.lists(inner, max_size=2)),
+    max_leaves=5,
+)
+
+
+@given(_specs)
+def test_a_printed_spec_reads_as_itself(spec: Spec) -> None:
+    assert parse(str(spec)) == spec
+
+
+def test_presets_and_parts() -> None:
+    context = pair()
+    length, accept, drafter = catalog.method("adasd:persist=true,base=ratio", context)
+    assert length == AdaSDStop(persist=True)
+    assert accept == AdaSDAccept(base="ratio", persist=True)
+    assert isinstance(drafter, DraftModel)
+    assert catalog.method("fixed:n=3", context).length == Fixed(3)
+    assert catalog.method("adasd", context, length="fixed:n=2", accept=Speculative()) [:2] == (Fixed(2), Speculative())
+
+
+def test_defaults_are_lossless_with_and_without_a_draft() -> None:
+    context = pair()
+    assert isinstance(catalog.method(None, context).length, AdaSDStop)
+    alone = context._replace(draft=None)
+    assert isinstance(catalog.method(None, alone).drafter, PromptLookup)
+    assert isinstance(catalog.method("gammatune", alone).drafter, PromptLookup)
+    assert catalog.method(None, context).accept.lossless
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "message"),
+    [
+        ("method", "adasdd", "did you mean 'adasd'"),
+        ("length", "fixd", "did you mean 'fixed'"),
+        ("length", "fixed:m=3", "no option 'm'"),
+        ("length", "fixed:n=three", "takes int, got 'three'"),
+        ("length", "fixed:n=true", "takes int, got True"),
+        ("length", "fixed:n=2.5", "takes int, got 2.5"),
+        ("method", "adasd:bas=ratio", "did you mean 'base'"),
+        ("accept", "adasd:base=coin", "coin"),
+        ("tokenizer", "x", "no kind 'tokenizer'"),
+        ("drafter", "draft-model", "needs a draft"),
+    ],
+)
+def test_what_is_unknown_is_named_with_what_there_is(kind: str, spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        catalog.create(kind, spec, Context(None, None, 8))
+
+
+def test_every_entry_can_be_cited_and_says_what_it_is() -> None:
+    for kind in catalog.KINDS:
+        for name, entry in catalog.entries(kind).items():
+            assert entry.name == name
+            assert entry.title
+            for key in entry.papers:
+                assert bibtex(key).startswith("@")
+                assert PAPERS[key].link.startswith("https://")
+
+
+def test_third_parties_add_names_by_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = importlib.metadata.EntryPoint("constant", "draftwise.methods.fixed:Fixed", "draftwise.length")
+    monkeypatch.setattr(catalog, "entry_points", lambda group: [point] if group == "draftwise.length" else [])
+    assert catalog.create("length", "constant:n=7") == Fixed(7)
+    assert "constant" in catalog.names("length")
