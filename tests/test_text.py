@@ -10,8 +10,12 @@ from transformers import PreTrainedTokenizerFast
 
 from draftwise.text import Detokenizer, StopStrings, difference, encode, is_batch, pieces, stop_ids
 
-CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>a\n{% endif %}"
-CORPUS = ["the cat sat on the mat, the cat sat", "caf\u00e9 na\u00efve \u4f60\u597d\u4f60\u597d", "\U0001f600\U0001f601\U0001f600\U0001f601" * 3, "a  b\n\n c"] * 3
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>a\n{% endif %}"
+)
+EMOJI = "\U0001f600\U0001f601\U0001f600\U0001f601" * 3
+CORPUS = ["the cat sat on the mat, the cat sat", "caf\u00e9 na\u00efve \u4f60\u597d\u4f60\u597d", EMOJI, "a  b\n\n c"] * 3
 TEXTS = st.text(st.sampled_from("the cat\u00e9\u4f60\u597d\U0001f600\U0001f601\U0001f602\u200d\n  "), max_size=24)
 
 

@@ -118,6 +118,8 @@ def user_cache() -> Path:
 
 def _find(name: str, dtype: torch.dtype, cache: Path, tell: Progress) -> tuple[Any, Any]:
     path = Path(name).expanduser()
+    if not name.strip():
+        raise ModelNotFound(f"the name of the model is empty: {_WAYS}")
     if name.lower() == EMBEDDED:
         return _from_gguf(embedded_file(), dtype, cache, tell)
     if path.suffix.lower() == ".gguf":
