@@ -67,7 +67,8 @@ def ends_of(criteria: Iterable[Any], prompt: int, config: Any) -> Ends:
     others = StoppingCriteriaList(c for c in criteria if type(c) not in (MaxLengthCriteria, EosTokenCriteria))
     pad = getattr(config, "_pad_token_tensor", None)
     pad = config.pad_token_id if pad is None else pad
-    return Ends(min(lengths, default=_NO_LIMIT) - prompt, stop_ids, others, None if pad is None else int(pad))
+    room = max(1, min(lengths, default=_NO_LIMIT) - prompt)  # a criterion is asked after a token, so there always is one
+    return Ends(room, stop_ids, others, None if pad is None else int(pad))
 
 
 def sampling_of(processors: Iterable[Any], row: Row, sample: bool) -> dict[str, Any]:
@@ -162,8 +163,7 @@ def of_inputs(input_ids: Tensor, rows: Sequence[Row], kwargs: Mapping[str, Any])
     if kwargs.get("inputs_embeds") is not None:
         yield "inputs_embeds cannot be honoured: drafts are made from token ids, pass input_ids"
     for name in _CACHES:
-        cache: Any = kwargs.get(name)
-        if getattr(cache, "_is_user_defined", False) or (hasattr(cache, "get_seq_length") and cache.get_seq_length()):
+        if _filled(kwargs.get(name)):
             yield f"{name} of your own cannot be honoured: both models keep caches that are rewound every round, pass the whole text as input_ids"
     if others := [name for name, value in kwargs.items() if name not in _HANDLED and value is not None]:
         yield f"{', '.join(others)} cannot be honoured: only input_ids and attention_mask reach both models"
@@ -190,6 +190,14 @@ def of_padding(rows: Sequence[Row], ends: Ends, context: int) -> Iterator[str]:
     ragged = ends.stop_ids or ends.criteria or any(len(row.tokens) + ends.max_tokens > context for row in rows)
     if ends.pad is None and len(rows) > 1 and ragged:
         yield "rows of this batch may end at different lengths and there is no id to fill them up with: pass pad_token_id"
+
+
+def _filled(cache: Any) -> bool:
+    """Whether the caller gave this cache (transformers marks it), or it holds something; a fresh one that ``generate`` made is of no account."""
+    try:
+        return bool(getattr(cache, "_is_user_defined", False) or cache.get_seq_length())
+    except (AttributeError, ValueError):  # there is none, or it has recurrent layers only and counts nothing
+        return False
 
 
 def _moved(positions: Tensor, mask: Tensor) -> bool:

@@ -9,8 +9,8 @@ rows of the batch together in one `draftwise.engine.Engine` and returns what ``g
 Kept are greedy decoding and sampling with every option that works on one row at a time, ``num_return_sequences``, streamers, and stopping
 criteria, which are asked after every token as always. Padding may be on either side and is not read: a right-padded row, which plain
 ``generate`` continues from its padding, is continued from its text. Processors and criteria of the caller must be functions of the ids they
-are shown, since a draft is judged, and perhaps refused, before it becomes text. A model in training mode decodes without its dropout. What
-cannot be kept is refused in a sentence.
+are shown, since a draft is judged, and perhaps refused, before it becomes text. A model in training mode decodes without its dropout, and a
+text ends where the model's context does. What cannot be kept is refused in a sentence.
 
 ``stop_strings=...`` never gets this far: transformers drops the tokenizer it needs on the way to a callable (seen in 5.23). Pass
 ``stopping_criteria=[StopStringCriteria(tokenizer, [...])]``.
@@ -46,7 +46,7 @@ _WIDTHS = 1024  # models of one family are padded to widths some hundred ids apa
 def custom_generate(
     draft: Any = None, method: str | None = None, length: Any = None, accept: Any = None, drafter: Any = None, *, seed: int | None = None
 ) -> CustomGenerate:
-    """What to pass as ``model.generate(custom_generate=...)``; keep it, and what its policies learn is kept.
+    """What to pass as ``model.generate(custom_generate=...)``; keep it, and what its policies learn from greedy calls is kept.
 
     `draft`: a loaded transformers model of the same tokenizer (its vocabulary may be padded to a width up to 1,024 ids away), or None.
     `method`: a preset of the catalog, by default 'adasd-stop' with a draft and 'lookup' without. `length`, `accept`, `drafter`: specs or
@@ -89,11 +89,14 @@ class CustomGenerate:
         honoured.refuse(honoured.of_processors(logits_processor, len(rows)))
         ends = honoured.ends_of(stopping_criteria, input_ids.shape[1], generation_config)
         with self._lock, _evaluating(model, self.draft):
+            self.stats = []
             bound = self._bind(model)
             honoured.refuse(honoured.of_padding(rows, ends, bound.engine.target.max_length))
             requests = self._requests(rows, logits_processor, bool(generation_config.do_sample), ends)
             columns = _Columns(lost.get("streamer") if streamer is None else streamer, ends.pad)
-            outputs = _decode(bound, requests, ends.criteria, columns, input_ids.device)
+            # a policy that remembers the last call would draft other lengths, and so draw other numbers for the same seed
+            engine = Engine(bound.engine.target) if generation_config.do_sample else bound.engine
+            outputs = _decode(engine, bound.method, requests, ends.criteria, columns, input_ids.device)
             self.stats = [stats.summarize(output.rounds, output.seconds) for output in outputs]
         sequences = torch.cat([input_ids, _stacked([output.new for output in outputs], ends.pad).to(input_ids.device)], -1)
         return GenerateDecoderOnlyOutput(sequences=sequences) if generation_config.return_dict_in_generate else sequences
@@ -173,25 +176,30 @@ def _undelivered() -> dict[str, Any]:
 
 
 def _decode(
-    bound: _Bound, requests: Sequence[tuple[Row, Sampling]], criteria: StoppingCriteriaList, columns: _Columns, device: torch.device
+    engine: Engine,
+    method: Method,
+    requests: Sequence[tuple[Row, Sampling]],
+    criteria: StoppingCriteriaList,
+    columns: _Columns,
+    device: torch.device,
 ) -> list[_Output]:
     """All rows together until each has ended. Leaves the engine empty, whatever happens."""
     outputs: dict[int, _Output] = {}
     start = time.perf_counter()
     try:
         for row, sampling in requests:
-            live = bound.engine.add(row.tokens, sampling, bound.method)
+            live = engine.add(row.tokens, sampling, method)
             outputs[live.text.id] = _Output(row, live)
-        for chunk in bound.engine.stream():
+        for chunk in engine.stream():
             output = outputs[chunk.id]
             _take(output, chunk, criteria, device)
             if output.done:
                 output.seconds = time.perf_counter() - start
-                bound.engine.cancel(chunk.id)
+                engine.cancel(chunk.id)
             columns.flush(list(outputs.values()))
     finally:
         for id in outputs:
-            bound.engine.cancel(id)
+            engine.cancel(id)
     columns.end()
     return list(outputs.values())
 
