@@ -32,10 +32,11 @@ class HF:
         if reason := unfit(model):
             raise ValueError(f"{type(model).__name__} cannot use the pooled cache: {reason}")
         self.model = model.eval()
-        self.config = model.config.get_text_config(decoder=True)
         self.taps = taps
         self.vocab_size = vocabulary(model)
         self.max_length = longest(model)
+        self._configs = list({id(part.config): part.config for part in model.modules() if hasattr(part, "config")}.values())
+        self._sliced = slices(model)
         self._regions = Regions()
         self._cache = PooledCache(capacity or 0)
         self._attention = Attention()
@@ -64,7 +65,7 @@ class HF:
         plan = [self._segment(feed, first) for feed, first in zip(feeds, _starts(feeds), strict=True)]
         if not any(part.n for part in plan):
             empty = torch.zeros(0, self.vocab_size, dtype=self.dtype, device=self.device)
-            return [Rows(empty, {tap: empty.new_zeros(0, self.config.hidden_size) for tap in self.taps}) for _ in feeds]
+            return [Rows(empty, nothing(self)) for _ in feeds]
         logits, hidden = self._run(feeds, [part for part in plan if part.n])
         for feed, part in zip(feeds, plan, strict=True):
             region = self._regions.slots[feed.slot]
@@ -117,20 +118,32 @@ class HF:
         wanted = torch.cat([torch.arange(end - feed.want, end) for feed, end in zip(feeds, ends, strict=True)])
         packed = torch.cat([tokens, positions, wanted]).to(self.device, non_blocking=True)  # one transfer
         tokens, positions, wanted = torch.split(packed, [len(tokens), len(positions), len(wanted)])
-        with self._attention.inside(self.config, plan):
-            logits, hidden = call(self.model, tokens, wanted, self.taps, position_ids=positions[None], past_key_values=self._cache)[:2]
+        with self._attention.inside(self._configs, plan):
+            cache = {"position_ids": positions[None], "past_key_values": self._cache}
+            logits, hidden, _ = call(self.model, tokens, wanted, self._sliced, self.taps, **cache)
         if self._attention.calls < max(1, len(self._cache.buffers)):
             raise ValueError(f"{type(self.model).__name__} does not send all its layers through transformers' attention interface; use HFReplay")
         return logits, hidden
 
 
-def call(model: Any, tokens: Tensor, wanted: Tensor, taps: tuple[int, ...], **cache: Any) -> tuple[Tensor, dict[int, Tensor], Any]:
-    """One pass over `tokens` [T]: logits [len(wanted), V] of the rows `wanted`, hidden rows {tap: [T, H]}, and the model's whole output."""
-    sliced = "logits_to_keep" in inspect.signature(model.forward).parameters
+def call(model: Any, tokens: Tensor, wanted: Tensor, sliced: bool, taps: tuple[int, ...], **cache: Any) -> tuple[Tensor, dict[int, Tensor], Any]:
+    """One pass over `tokens` [T]: logits [len(wanted), V] of the rows `wanted`, hidden rows {tap: [T, H]}, and the model's whole output.
+    `sliced` as `slices` says."""
     if sliced:
         cache["logits_to_keep"] = wanted
     out = model(input_ids=tokens[None], use_cache=True, output_hidden_states=bool(taps), return_dict=True, **cache)
     return out.logits[0] if sliced else out.logits[0, wanted], {tap: out.hidden_states[tap][0] for tap in taps}, out
+
+
+def slices(model: Any) -> bool:
+    """Whether the model can send chosen rows only through its head; else all of a feed's rows go, and only the choice is kept."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def nothing(backend: Any) -> dict[int, Tensor]:
+    """The hidden rows of no token: {tap: [0, H]}."""
+    width = backend.model.config.get_text_config(decoder=True).hidden_size
+    return {tap: torch.zeros(0, width, dtype=backend.dtype, device=backend.device) for tap in backend.taps}
 
 
 def unfit(model: Any) -> str:
@@ -149,8 +162,8 @@ def unfit(model: Any) -> str:
 
 def vocabulary(model: Any) -> int:
     """The width of the logits, which may exceed the tokenizer's vocabulary."""
-    head = model.get_output_embeddings()
-    return int(head.weight.shape[0] if head is not None else model.config.get_text_config(decoder=True).vocab_size)
+    head = getattr(model.get_output_embeddings(), "out_features", None)  # wider than the config says where the head is padded
+    return int(head or model.config.get_text_config(decoder=True).vocab_size)
 
 
 def longest(model: Any) -> int:

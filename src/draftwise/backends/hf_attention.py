@@ -10,7 +10,7 @@ repeated keys. Additive masks in the model's dtype beat boolean ones; above some
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -46,17 +46,19 @@ class Attention:
         self._masks: dict[tuple[int, int | None, int, torch.dtype, torch.device], Tensor | None] = {}
 
     @contextmanager
-    def inside(self, config: Any, plan: list[Segment]) -> Iterator[None]:
-        """Makes `config`'s model use this function for one forward of `plan`."""
+    def inside(self, configs: Sequence[Any], plan: list[Segment]) -> Iterator[None]:
+        """Makes the modules that hold `configs` use this function for one forward of `plan`."""
         self.plan, self.calls = plan, 0
         self._masks.clear()
-        name, before = f"draftwise-{id(self)}", config._attn_implementation
+        name, before = f"draftwise-{id(self)}", [config._attn_implementation for config in configs]
         ALL_ATTENTION_FUNCTIONS[name] = self
-        config._attn_implementation = name
         try:
+            for config in configs:
+                config._attn_implementation = name
             yield
         finally:
-            config._attn_implementation = before
+            for config, own in zip(configs, before, strict=True):  # outer ones first: they set what they contain
+                config._attn_implementation = own
             del ALL_ATTENTION_FUNCTIONS[name]
 
     def __call__(self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> tuple[Tensor, None]:
@@ -81,9 +83,10 @@ class Attention:
         heads, n = query.shape[1:3]
         groups = key.shape[1]
         group = heads // groups
-        fold = group if group * n <= _FOLD or extras.any else 1
         part = self.plan[i]
-        causal = fold == 1 and n > 1 and part.past == 0 and part.seen is None and (window is None or window >= n)
+        large = group * n > _FOLD and not extras.any
+        causal = large and n > 1 and part.past == 0 and part.seen is None and (window is None or window >= n)
+        fold = 1 if causal or (large and query.device.type == "cpu") else group  # on CUDA no fused kernel takes a mask and grouped heads
         mask = None if causal else self._mask(i, window, low, fold, query)
         if fold > 1:
             query = query.reshape(1, groups, group * n, -1)

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from draftwise import trees
-from draftwise.backends.hf import HF, call, check, longest, unfit, vocabulary
+from draftwise.backends.hf import HF, call, check, longest, nothing, slices, unfit, vocabulary
 from draftwise.types import Feed, Rows
 
 _CACHES = ("past_key_values", "cache_params", "state")
@@ -48,6 +48,7 @@ class HFReplay:
         self.vocab_size = vocabulary(model)
         self.max_length = longest(model)
         self._name = name
+        self._sliced = slices(model)
         self._slots: dict[int, _Slot] = {}
         self._continues = self._probe()
 
@@ -103,8 +104,7 @@ class HFReplay:
                 text.marks = [*text.marks[1 - _MARKS :], (text.length, copy.deepcopy(text.cache))]
             parts.append(self._pass(text, tokens[a:b], max(0, min(b - a, feed.want - n + b))))
         if not parts:
-            empty = torch.zeros(0, self.vocab_size, dtype=self.dtype, device=self.device)
-            return Rows(empty, {tap: empty.new_zeros(0, self.model.config.hidden_size) for tap in self.taps})
+            return Rows(torch.zeros(0, self.vocab_size, dtype=self.dtype, device=self.device), nothing(self))
         return Rows(torch.cat([part.logits for part in parts]), {tap: torch.cat([part.hidden[tap] for part in parts]) for tap in self.taps})
 
     def _cuts(self, text: _Slot, n: int, sure: int) -> list[int]:
@@ -116,7 +116,7 @@ class HFReplay:
     def _pass(self, text: _Slot, tokens: Tensor, want: int) -> Rows:
         """Reads `tokens` [n > 0] after the slot's state; logits of the last `want`."""
         wanted = torch.arange(len(tokens) - want, len(tokens), device=tokens.device)
-        logits, hidden, out = call(self.model, tokens, wanted, self.taps, **({self._name: text.cache} if text.length else {}))
+        logits, hidden, out = call(self.model, tokens, wanted, self._sliced, self.taps, **({self._name: text.cache} if text.length else {}))
         if out.get(self._name) is None:
             raise ValueError(f"{type(self.model).__name__} cannot be run: it returns no {self._name}, so its state cannot be kept")
         text.cache = out[self._name]
