@@ -15,7 +15,7 @@ import transformers
 import draftwise
 from draftwise.plugins.transformers import custom_generate
 
-TASK = "Repeat this code with the name `total` changed to `area`:\n\ndef total(width, height):\n    return width * height\n\nprint(total(3, 4))\n"
+TASK = "Copy this list word for word:\n\n" + "".join(f"- Chapter {i}: how the river finds the sea\n" for i in range(1, 7))
 
 
 def main() -> None:

@@ -4,8 +4,11 @@ for what cannot be honoured."""
 from __future__ import annotations
 
 import copy
+import runpy
+import sys
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -504,3 +507,11 @@ def test_training_mode_is_put_back_and_dropout_is_off() -> None:
     for _ in range(2):
         assert target.generate(PROMPT, **NEW, custom_generate=decoder).tolist() == plain
         assert target.training and target.model.layers[0].training and not target.model.norm.training
+
+
+@pytest.mark.parametrize("options", [["--tiny"], pytest.param([], marks=pytest.mark.slow)])
+def test_the_example(options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    script = Path(__file__).parent.parent / "examples" / "hf_drop_in.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *options])
+    runpy.run_path(str(script), run_name="__main__")
+    assert "same ids: True" in capsys.readouterr().out
