@@ -31,7 +31,7 @@ class Heuristic:
 
     def __post_init__(self) -> None:
         if not 1 <= self.start <= self.cap:
-            raise ValueError(f"start must be between 1 and cap ({self.cap}) draft tokens, got {self.start}")
+            raise ValueError(f"start and cap must be draft lengths with 1 <= start <= cap, got start={self.start} and cap={self.cap}")
         if self.up < 0 or self.down < 0:
             raise ValueError(f"up and down must be at least 0 draft tokens, got up={self.up} and down={self.down}")
 
