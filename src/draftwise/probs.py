@@ -16,6 +16,7 @@ from torch import Tensor
 from draftwise.types import Sampling, Sparse, Target
 
 _PREFIX = 1024  # entries that are sorted before a full sort is tried: at V = 152k a full sort of 21 rows costs 98 ms, this 9
+_COLDEST = 1e-30  # a temperature under it divides by 0 in float32, or overflows; the law is one-hot long before
 
 
 class BadLogits(ValueError):
@@ -64,7 +65,7 @@ def law(logits: Tensor, sampling: Sampling) -> Tensor:
         check_finite(top)
         return torch.zeros(logits.shape, device=logits.device).scatter_(-1, ids[:, None], 1.0)
     check_finite(logits.max(-1).values)
-    scaled = logits.float() / sampling.temperature
+    scaled = logits.float() / max(sampling.temperature, _COLDEST)
     return _truncated(scaled, sampling) if truncates(sampling) else scaled.softmax(-1)
 
 
