@@ -23,9 +23,10 @@ class BadLogits(ValueError):
     """A model gave rows that are no law: NaN, +inf, or -inf everywhere."""
 
 
-def warp(logits: Tensor, sampling: Sampling, history: Callable[[int], Sequence[int]]) -> Tensor:
-    """The laws that decoding samples from: float32 [n, V] of raw `logits` [n, V]. `history(i)` gives the ids before row i."""
-    return law(adjust(logits, sampling, history), sampling)
+def warp(logits: Tensor, sampling: Sampling, history: Callable[[int], Sequence[int]], checked: bool = True) -> Tensor:
+    """The laws that decoding samples from: float32 [n, V] of raw `logits` [n, V]. `history(i)` gives the ids before row i.
+    ``checked=False`` leaves out the test for broken rows, which a device has to be waited for."""
+    return law(adjust(logits, sampling, history), sampling, checked)
 
 
 def judged(logits: Tensor, sampling: Sampling, history: Callable[[int], Sequence[int]], tokens: Tensor, parents: Tensor | None = None) -> Target:
@@ -58,13 +59,13 @@ def adjust(logits: Tensor, sampling: Sampling, history: Callable[[int], Sequence
     return torch.stack(rows)
 
 
-def law(logits: Tensor, sampling: Sampling) -> Tensor:
+def law(logits: Tensor, sampling: Sampling, checked: bool = True) -> Tensor:
     """Temperature and truncation: float32 laws [n, V] of adjusted `logits` [n, V]. Raises BadLogits."""
-    if sampling.temperature == 0:
-        top, ids = logits.max(-1)
+    top, ids = logits.max(-1)
+    if checked:
         check_finite(top)
+    if sampling.temperature == 0:
         return torch.zeros(logits.shape, device=logits.device).scatter_(-1, ids[:, None], 1.0)
-    check_finite(logits.max(-1).values)
     scaled = logits.float() / max(sampling.temperature, _COLDEST)
     return _truncated(scaled, sampling) if truncates(sampling) else scaled.softmax(-1)
 

@@ -112,12 +112,11 @@ class HF:
         """Logits [sum of wants, V] and the tapped hidden rows [T, H] of the packed row."""
         self._cache.grow(self._regions.end)
         self._cache.begin(plan)
-        tokens = torch.cat([feed.tokens for feed in feeds])
         positions = torch.cat([part.past + (torch.arange(part.n) if part.depths is None else part.depths) for part in plan])
         ends = [first + len(feed.tokens) for feed, first in zip(feeds, _starts(feeds), strict=True)]
         wanted = torch.cat([torch.arange(end - feed.want, end) for feed, end in zip(feeds, ends, strict=True)])
-        packed = torch.cat([tokens, positions, wanted]).to(self.device, non_blocking=True)  # one transfer
-        tokens, positions, wanted = torch.split(packed, [len(tokens), len(positions), len(wanted)])
+        positions, wanted = torch.cat([positions, wanted]).to(self.device, non_blocking=True).split([len(positions), len(wanted)])
+        tokens = torch.cat([feed.tokens.to(self.device, non_blocking=True) for feed in feeds])  # a drafter's own tokens are there already
         with self._attention.inside(self._configs, plan):
             cache = {"position_ids": positions[None], "past_key_values": self._cache}
             logits, hidden, _ = call(self.model, tokens, wanted, self._sliced, self.taps, **cache)
@@ -183,7 +182,7 @@ def check(feeds: Sequence[Feed], backend: Any) -> None:
             raise ValueError(f"slot {feed.slot}: {len(feed.parents)} parents for {n} tokens")
         if past + n > backend.max_length:
             raise ValueError(f"slot {feed.slot}: {past} cached and {n} new tokens are more than the {backend.max_length} this model can read")
-        if n and not 0 <= int(feed.tokens.min()) <= int(feed.tokens.max()) < backend.vocab_size:
+        if n and not feed.tokens.is_cuda and not 0 <= int(feed.tokens.min()) <= int(feed.tokens.max()) < backend.vocab_size:
             raise ValueError(f"slot {feed.slot}: token ids must be in [0, {backend.vocab_size}), got {feed.tokens.tolist()}")
         if feed.source is not None:
             raise ValueError("an encoder input was given to a model without encoder")

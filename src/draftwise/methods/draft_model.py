@@ -96,7 +96,7 @@ class DraftModel:
 
     def _extend(self, g: _Growing, logits: Tensor) -> None:
         text, i = g.ask.text, len(g.tokens)
-        law = probs.warp(logits, text.sampling, lambda _: [*text.tokens, *(int(token) for token in g.tokens)])
+        law = probs.warp(logits, text.sampling, lambda _: [*text.tokens, *(int(token) for token in g.tokens)], checked=False)
         if text.sampling.temperature == 0:
             token = law.argmax(-1)
         elif text.noise.coupled:
@@ -114,7 +114,9 @@ class DraftModel:
         """Brings all figures that are still on the device over in one transfer."""
         if not (waiting := [(g, figures) for g in growing for figures in g.figures]):
             return
-        for (g, _), (token, *rest) in zip(waiting, torch.cat([figures for _, figures in waiting]).tolist(), strict=True):
+        figures = torch.cat([figures for _, figures in waiting])
+        probs.check_finite(figures[:, 1:].sum(-1))  # here, where the host has to wait anyway
+        for (g, _), (token, *rest) in zip(waiting, figures.tolist(), strict=True):
             g.steps.append(DraftStep(len(g.steps), int(token), *rest))
         for g in growing:
             g.figures.clear()

@@ -1,0 +1,134 @@
+"""The CUDA path: is it right, and what does a round cost there.
+
+    python benchmarks/gpu.py [--json FILE]
+
+1. Tiny random models in float32: every lossless method writes what plain decoding writes, on the device as on the CPU, alone and in a batch.
+2. Random weights in the shapes of Qwen2.5 1.5B (target) and 0.5B (draft), bf16: seconds of a pass over k rows, of a draft step, and tokens/s of plain
+   decoding here and in transformers, interleaved. Random weights give costs, not acceptance: the share of accepted tokens of a real pair is
+   applied to them by ``--tau`` and ``--drafted`` (from a committed summary of ``benchmarks/pair_report.py``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import transformers
+
+from draftwise import catalog
+from draftwise.backends.hf import HF
+from draftwise.catalog import Context
+from draftwise.engine import Engine
+from draftwise.types import Feed, Sampling
+
+LOSSLESS = ["fixed", "heuristic", "confidence", "svip", "adaedl", "gammatune", "gammatune-plus", "adasd-stop", "coupled", "lookup"]
+PROMPT = [3, 5, 7, 5, 3, 5, 7]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--tiny-only", action="store_true")
+    args = parser.parse_args()
+    tiny(args.device)
+    if not args.tiny_only:
+        found = costs(args.device)
+        print(json.dumps(found, indent=1))
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def model(seed: int, device: str, dtype: torch.dtype, **shape: Any) -> Any:
+    torch.manual_seed(seed)
+    config = transformers.Qwen2Config(**shape)
+    with torch.device(device):
+        return transformers.Qwen2ForCausalLM(config).to(dtype).eval()
+
+
+def tiny(device: str) -> None:
+    """Equality of every lossless method with plain decoding; raises AssertionError."""
+    shape = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    target, draft = (model(seed, "cpu", torch.float32, **shape) for seed in (0, 1))
+    draft.load_state_dict({k: 0.9 * v + 0.1 * draft.state_dict()[k] for k, v in target.state_dict().items()})
+    on_cpu = Context(HF(target), HF(draft), 64)
+    expected = Engine(on_cpu.target).generate([PROMPT], Sampling(max_tokens=60), catalog.method("plain", on_cpu))[0]
+    context = Context(HF(target.to(device)), HF(draft.to(device)), 64)
+    for name in ["plain", *LOSSLESS]:
+        sequence = Engine(context.target, chunk=4).generate([PROMPT] * 5, Sampling(max_tokens=60), catalog.method(name, context))
+        assert sequence == [expected] * 5, name
+    for seed in range(3):
+        sampling = Sampling(temperature=0.9, top_p=0.9, seed=seed, max_tokens=60)
+        plain, coupled = (Engine(context.target).generate([PROMPT], sampling, catalog.method(name, context)) for name in ("plain", "coupled"))
+        assert plain == coupled, seed
+    for name in ("adasd", "adasd:base=ratio", "typical", "adasd-stop"):
+        engine = Engine(context.target)
+        sequence = engine.add(PROMPT, Sampling(temperature=0.8, top_p=0.95, max_tokens=60), catalog.method(name, context))
+        assert all(len(chunk.tokens) for chunk in engine.stream())
+        print(f"{name}: {sum(r.accepted for r in sequence.rounds)} of {sum(r.drafted for r in sequence.rounds)} accepted")
+    print(f"tiny models on {device}: every lossless method writes plain decoding's tokens, alone and in a batch of five")
+
+
+def costs(device: str) -> dict[str, Any]:
+    """Medians in milliseconds and tokens/s on random weights."""
+    common = dict(vocab_size=151936, max_position_embeddings=4096)
+    large = dict(hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2)
+    small = dict(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2)
+    weights = model(0, device, torch.bfloat16, **common, **large)
+    target, draft = HF(weights), HF(model(1, device, torch.bfloat16, tie_word_embeddings=True, **common, **small))
+    context = Context(target, draft, 151936)
+    prompt = torch.randint(1000, 20000, (256,)).tolist()
+    found: dict[str, Any] = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "torch": torch.__version__}
+    found["pass_ms"] = {k: passes(target, prompt, k, device) for k in (1, 2, 4, 8, 16, 32)}
+    found["draft_ms"] = passes(draft, prompt, 1, device)
+    speeds: dict[str, list[float]] = {}
+    for _ in range(5):
+        for name in ("plain", "fixed:n=5", "adasd-stop", "adasd", "transformers"):
+            speeds.setdefault(name, []).append(speed(context, weights, prompt, name, device))
+    found["rounds_per_second"] = {name: median(values) for name, values in speeds.items()}
+    return found
+
+
+def passes(backend: HF, prompt: list[int], k: int, device: str) -> float:
+    backend.free(0)
+    backend.forward([Feed(0, torch.tensor(prompt), 0)])
+    times = []
+    for _ in range(30):
+        wait(device)
+        start = time.perf_counter()
+        backend.forward([Feed(0, torch.tensor(prompt[:k]), k)])
+        wait(device)
+        times.append(time.perf_counter() - start)
+        backend.keep(0, len(prompt))
+    backend.free(0)
+    return 1e3 * median(times[5:])
+
+
+def speed(context: Context, weights: Any, prompt: list[int], name: str, device: str, tokens: int = 64) -> float:
+    """Target passes a second: with random weights next to nothing is accepted, so this is the cost of a round."""
+    wait(device)
+    start = time.perf_counter()
+    if name == "transformers":
+        ids = torch.tensor([prompt], device=device)
+        weights.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0)
+        return tokens / (time.perf_counter() - start)
+    engine = Engine(context.target)
+    sequence = engine.add(prompt, Sampling(max_tokens=tokens), catalog.method(name, context))
+    for _ in engine.stream():
+        pass
+    wait(device)
+    return len(sequence.rounds) / (time.perf_counter() - start)
+
+
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
