@@ -12,9 +12,10 @@ CONTEXT = 2048
 _CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 
 
-def save(folder: Path, seed: int = 0, extra: int = 0, weight: float | None = None) -> Path:
-    """Writes a model of 257 + `extra` tokens (all bytes, an end of text, fillers). `weight`: the value of every weight instead of chance."""
-    tokenizer = _tokenizer(extra)
+def save(folder: Path, seed: int = 0, shift: int = 0, weight: float | None = None) -> Path:
+    """Writes a model whose tokens are the 256 bytes and an end of text. `shift`: by how much the bytes' ids are turned, which makes another
+    vocabulary. `weight`: the value of every weight instead of chance."""
+    tokenizer = _tokenizer(shift)
     torch.manual_seed(seed)
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.eos_token_id}
@@ -28,9 +29,9 @@ def save(folder: Path, seed: int = 0, extra: int = 0, weight: float | None = Non
     return folder
 
 
-def _tokenizer(extra: int) -> PreTrainedTokenizerFast:
+def _tokenizer(shift: int) -> PreTrainedTokenizerFast:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate([*letters, "<end>", *(f"<filler{i}>" for i in range(extra))])}
+    vocab = {token: i for i, token in enumerate([*letters[shift:], *letters[:shift], "<end>"])}
     found = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     found.decoder = decoders.ByteLevel()

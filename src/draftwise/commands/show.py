@@ -32,13 +32,13 @@ class Screen:
         """Prints a piece of text at once, in the colour of its origin."""
         if not text:
             return
+        self._at_line_start = text.endswith("\n")  # first: Ctrl-C may come right after the text is out
         if self.console.is_terminal:
             style = STYLES[origin] if self.paints else None
             self.console.out(_CONTROL.sub(_visible, text), style=style, end="", highlight=False)
         else:
             self.console.file.write(text)
         self.console.file.flush()
-        self._at_line_start = text.endswith("\n")
 
     def end(self) -> None:
         """Ends the line, if it is not at its end."""
