@@ -115,7 +115,8 @@ class HF:
         positions = torch.cat([part.past + (torch.arange(part.n) if part.depths is None else part.depths) for part in plan])
         ends = [first + len(feed.tokens) for feed, first in zip(feeds, _starts(feeds), strict=True)]
         wanted = torch.cat([torch.arange(end - feed.want, end) for feed, end in zip(feeds, ends, strict=True)])
-        positions, wanted = torch.cat([positions, wanted]).to(self.device, non_blocking=True).split([len(positions), len(wanted)])
+        packed = torch.cat([positions, wanted]).to(self.device, non_blocking=True)
+        positions, wanted = torch.split(packed, [len(positions), len(wanted)])
         tokens = torch.cat([feed.tokens.to(self.device, non_blocking=True) for feed in feeds])  # a drafter's own tokens are there already
         with self._attention.inside(self._configs, plan):
             cache = {"position_ids": positions[None], "past_key_values": self._cache}
