@@ -299,7 +299,7 @@ def test_torch_seed_makes_sampling_repeatable(model: Any, draft: Any, method: st
         torch.manual_seed(seed)
         return model.generate(**PADDED, **SAMPLED, custom_generate=decoder).tolist()
 
-    model.generate(PROMPT, **NEW, custom_generate=kept)  # what it learns here must not show
+    model.generate(PROMPT, **NEW, custom_generate=kept)  # what happened before must not show
     first = once(0)
     assert once(1) != first
     assert once(0) == once(0, custom_generate(draft, method=method)) == first
@@ -494,6 +494,15 @@ def test_one_object_serves_several_models_and_keeps_its_engine(model: Any, near:
     engine = decoder._bound.engine
     model.generate(PROMPT, **NEW, custom_generate=decoder)
     assert decoder._bound.engine is engine and not engine.busy
+
+
+def test_what_a_policy_learns_is_handed_on_only_if_it_persists(model: Any) -> None:
+    for persist in (True, False):
+        decoder, drafted = custom_generate(tiny.model("qwen2", seed=3), length=f"heuristic:persist={str(persist).lower()}", accept="speculative"), []
+        for _ in range(2):
+            model.generate(PROMPT, **NEW, custom_generate=decoder)
+            drafted.append(decoder.stats[0].drafted)
+        assert (drafted[1] < drafted[0]) == persist
 
 
 def test_training_mode_is_put_back_and_dropout_is_off() -> None:

@@ -46,12 +46,14 @@ _WIDTHS = 1024  # models of one family are padded to widths some hundred ids apa
 def custom_generate(
     draft: Any = None, method: str | None = None, length: Any = None, accept: Any = None, drafter: Any = None, *, seed: int | None = None
 ) -> CustomGenerate:
-    """What to pass as ``model.generate(custom_generate=...)``; keep it, and what its policies learn from greedy calls is kept.
+    """What to pass as ``model.generate(custom_generate=...)``. Kept for further calls, it keeps its engine, the engine's measurements, and what
+    policies with ``persist=true`` have learnt.
 
     `draft`: a loaded transformers model of the same tokenizer (its vocabulary may be padded to a width up to 1,024 ids away), or None.
     `method`: a preset of the catalog, by default 'adasd-stop' with a draft and 'lookup' without. `length`, `accept`, `drafter`: specs or
     objects in place of its parts. `seed`: of the first row, each next row takes the next number; None draws it from torch's global generator,
-    so that ``torch.manual_seed`` makes sampling repeatable. Raises ValueError for a draft that is no model."""
+    so that ``torch.manual_seed`` makes sampling repeatable (as far as the draft lengths are: a policy that persists or measures time may draft
+    others, and then other numbers are drawn). Raises ValueError for a draft that is no model."""
     if draft is not None and not isinstance(draft, torch.nn.Module):
         raise ValueError(f"draft must be a loaded transformers model, got {draft!r}: load it with AutoModelForCausalLM.from_pretrained(...)")
     if seed is not None and not 0 <= seed < 2**64:
@@ -94,9 +96,7 @@ class CustomGenerate:
             honoured.refuse(honoured.of_padding(rows, ends, bound.engine.target.max_length))
             requests = self._requests(rows, logits_processor, bool(generation_config.do_sample), ends)
             columns = _Columns(lost.get("streamer") if streamer is None else streamer, ends.pad)
-            # a policy that remembers the last call would draft other lengths, and so draw other numbers for the same seed
-            engine = Engine(bound.engine.target) if generation_config.do_sample else bound.engine
-            outputs = _decode(engine, bound.method, requests, ends.criteria, columns, input_ids.device)
+            outputs = _decode(bound.engine, bound.method, requests, ends.criteria, columns, input_ids.device)
             self.stats = [stats.summarize(output.rounds, output.seconds) for output in outputs]
         sequences = torch.cat([input_ids, _stacked([output.new for output in outputs], ends.pad).to(input_ids.device)], -1)
         return GenerateDecoderOnlyOutput(sequences=sequences) if generation_config.return_dict_in_generate else sequences
