@@ -143,6 +143,14 @@ def test_relaxation_can_be_refused_and_masks_hold() -> None:
     assert after.rejected.n == 2
 
 
+def test_a_distance_at_the_threshold_is_not_below_it() -> None:
+    target, draft = two_rows(1, 0)
+    d = float(probs.js_distance(target.logits[:1], draft.logits)[0])
+    for total, relaxed in ((d, ()), (1.001 * d, (0,))):
+        history = Judged(HISTORY.accepted._replace(n=1, total=total), HISTORY.rejected._replace(n=1, total=total))
+        assert AdaSDAccept().judge(target, draft, HALF, history)[0].relaxed == relaxed
+
+
 def test_the_match_base_draws_as_plain_decoding_does() -> None:
     """Without T_V every emitted token is the one that inversion of its row gives, for any uniforms and any draft."""
     generator = torch.Generator().manual_seed(1)
@@ -160,6 +168,7 @@ def test_the_match_base_draws_as_plain_decoding_does() -> None:
         n = len(verdict.path)
         emitted = [*tokens[:n].tolist(), int(probs.sample(verdict.weights[None], sample[n : n + 1])[0])]
         assert emitted == plain[: n + 1]
+        assert n == 3 or verdict.weights[tokens[n]] == 0  # a refused token is not what was drawn, in the weights too
 
 
 def test_equal_models_accept_everything_at_temperature_0() -> None:

@@ -53,6 +53,13 @@ def test_greedy_rows_are_tested_on_the_raw_law() -> None:
     assert judge(Typical(), p, [1, 0], raw=raw, allowed=torch.tensor([False, True])).path == []
 
 
+def test_the_choice_of_the_target_passes_though_its_raw_law_does_not_like_it() -> None:
+    """A processor may force a token that the model finds unlikely."""
+    raw, forced = torch.tensor([[0.9, 0.06, 0.04]] * 2), torch.tensor([[0.0, 0.0, 1.0]] * 2)
+    verdict = judge(Typical(), forced, [2], raw=raw)
+    assert (verdict.path, verdict.relaxed) == ([0], ())
+
+
 def test_rows_of_both_kinds_in_one_draft() -> None:
     raw = torch.tensor([[0.9, 0.06, 0.04], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
     p = raw.clone()
