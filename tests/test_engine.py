@@ -146,6 +146,22 @@ def test_a_draft_of_another_padded_width() -> None:
             assert len(tokens) == 20
 
 
+def test_a_narrow_draft_reads_texts_with_ids_it_does_not_know() -> None:
+    context = Context(Table(12), Table(6), 12)
+    for name in ("fixed", "adasd-stop", "coupled"):
+        assert run(context, name, prompt=[11, 7, 2], max_tokens=40) == run(context, "plain", prompt=[11, 7, 2], max_tokens=40)
+
+
+def test_a_draft_that_processors_leave_no_token_is_refused_not_fatal() -> None:
+    def high_only(ids, row):  # type: ignore[no-untyped-def]
+        return row.masked_fill(torch.arange(len(row)) < 8, -math.inf)
+
+    context = Context(Table(12), Table(6), 12)
+    for temperature in (0.0, 1.0):
+        tokens = run(context, "fixed", prompt=[11, 7], max_tokens=20, temperature=temperature, processors=(high_only,))
+        assert min(tokens) >= 8
+
+
 def test_cancel_leaves_the_others_alone() -> None:
     context = pair()
     method = catalog.method("fixed", context)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from draftwise.loading import Loaded as Loaded
     from draftwise.loading import ModelNotFound as ModelNotFound
     from draftwise.loading import load_model as load_model
+    from draftwise.plugins.transformers import custom_generate as custom_generate
     from draftwise.sequence import Method as Method
     from draftwise.stats import Summary as Summary
     from draftwise.types import Sampling as Sampling
@@ -21,12 +22,26 @@ if TYPE_CHECKING:
 _HOME = {
     **dict.fromkeys(("Piece", "Result", "Speculator", "Stream", "load"), "draftwise.api"),
     **dict.fromkeys(("Loaded", "ModelNotFound", "load_model"), "draftwise.loading"),
+    "custom_generate": "draftwise.plugins.transformers",
     "Method": "draftwise.sequence",
     "Summary": "draftwise.stats",
     "Sampling": "draftwise.types",
 }
 __version__ = "0.1.0"
-__all__ = ["Loaded", "Method", "ModelNotFound", "Piece", "Result", "Sampling", "Speculator", "Stream", "Summary", "load", "load_model"]
+__all__ = [
+    "Loaded",
+    "Method",
+    "ModelNotFound",
+    "Piece",
+    "Result",
+    "Sampling",
+    "Speculator",
+    "Stream",
+    "Summary",
+    "custom_generate",
+    "load",
+    "load_model",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -82,13 +82,14 @@ class DraftModel:
     def _catch_up(self, texts: Sequence[Text]) -> None:
         """Reads long texts in chunks, so that no attention mask or activation of a whole prompt is made."""
         while behind := [text for text in texts if self.lag(text) > self.chunk]:
-            starts = [self.backend.length(text.slot) for text in behind]
-            self.backend.forward([Feed(t.slot, torch.tensor(t.tokens[at : at + self.chunk]), 0) for t, at in zip(behind, starts, strict=True)])
+            self.backend.forward([Feed(text.slot, self._unread(text)[: self.chunk], 0) for text in behind])
 
     def _feed(self, g: _Growing) -> Feed:
-        text = g.ask.text
-        tokens = g.tokens[-1] if g.tokens else torch.tensor(text.tokens[self.backend.length(text.slot) :])
-        return Feed(text.slot, tokens, 1)
+        return Feed(g.ask.text.slot, g.tokens[-1] if g.tokens else self._unread(g.ask.text), 1)
+
+    def _unread(self, text: Text) -> Tensor:
+        """What the draft's cache lacks, int64. An id that a narrower draft does not know is read as its last one: worse drafts, no harm."""
+        return torch.tensor(text.tokens[self.backend.length(text.slot) :]).clamp(max=self.backend.vocab_size - 1)
 
     def _fit(self, logits: Tensor) -> Tensor:
         missing = self.vocab_size - logits.shape[-1]
@@ -104,6 +105,7 @@ class DraftModel:
         else:
             token = probs.sample(law, text.noise.fresh(noise.DRAFT, self.level, 1))
             g.laws.append(law)
+        token = token.clamp(max=self.vocab_size - 1)  # a law that processors left empty has no token; what it proposes is refused
         g.tokens.append(token)
         g.figures.append(torch.cat([token.double()[:, None], probs.confidence(logits, token).double()], -1))
         if g.ask.logits:
