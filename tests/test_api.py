@@ -13,12 +13,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import draftwise
-from cli_models import CONTEXT, save
 from draftwise import Method, Piece, Result, Speculator
 from draftwise.backends.table import Table
 from draftwise.methods.fixed import Fixed
 from draftwise.methods.prompt_lookup import PromptLookup
 from draftwise.methods.speculative import Speculative
+from tiny_folders import CONTEXT, save
 
 PROMPT = "abcabcabc"
 
@@ -247,11 +247,7 @@ def test_a_draft_of_another_vocabulary(folders, tokenizer):
     assert wide.generate(PROMPT, 20).tokens == wide.generate(PROMPT, 20, method="plain").tokens
     with pytest.raises(ValueError, match="ids go up to 261, the draft reads 257"):
         draftwise.load(folders[2], folders[0])
-    vocab = json.loads((folders[0] / "tokenizer.json").read_text())
-    vocab["model"]["vocab"] = {token: (i + 1) % 256 if i < 256 else i for token, i in vocab["model"]["vocab"].items()}
-    shifted = folders[0].parent / "shifted"
-    save(shifted)
-    (shifted / "tokenizer.json").write_text(json.dumps(vocab))
+    shifted = save(folders[0].parent / "shifted", shift=1)
     with pytest.raises(ValueError, match=r"cannot draft for .* vocabularies differ \(id 0 is"):
         draftwise.load(folders[0], shifted)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cli_models import save
+from tiny_folders import save
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 OURS = ["generate.py", "own_policy.py"]

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from cli_models import save
 from draftwise import loading
 from draftwise.loading import Loaded, ModelNotFound, load_model, pick_device, pick_dtype, user_cache
 from draftwise.text import stop_ids
+from tiny_folders import save
 
 TINY = {"vocab": 262, "hidden": 32, "inner": 64, "heads": 4, "layers": 2}
 CHAT = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
