@@ -139,4 +139,4 @@ def test_limit_and_the_demo_prompts(pair):
     found = verify(pair, "--limit", "1", "--json")
     assert len(json.loads(found.stdout)["texts"]) == 1
     shipped = CliRunner().invoke(app, [*pair[:-2], "--json", "-n", "4"])
-    assert [text["prompt"][:6] for text in json.loads(shipped.stdout)["texts"]] == ["Rename", "Summar", "A tap "]
+    assert [text["prompt"][:6] for text in json.loads(shipped.stdout)["texts"]] == ["Rename", "Summar", "What w"]

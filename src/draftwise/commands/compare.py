@@ -19,6 +19,11 @@ TOLERANCE = {"float64": 1e-6, "float32": 1e-3, "float16": 0.0625, "bfloat16": 0.
 of 1, since errors of one unit add up over layers and logits are larger than 1."""
 
 
+def tolerance(target: Backend) -> float:
+    """That of the dtype a backend computes in; of float32 where it does not say or the table does not know."""
+    return TOLERANCE.get(str(getattr(target, "dtype", "")).removeprefix("torch."), TOLERANCE["float32"])
+
+
 class Difference(NamedTuple):
     """`position` counts new tokens from 0. A token is None where that text had ended. `top_gap`: between the two best logits of the target
     there, the text before it fed alone. `gap`: how far the worse of the two tokens lies under the best; inf for an end that only one has."""

@@ -31,7 +31,7 @@ class Run(NamedTuple):
 
 
 def demo(
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most new tokens for each prompt and method.")] = 128,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most new tokens for each prompt and method.")] = 96,
     as_json: options.JsonOption = False,
     target: options.TargetOption = "smollm2",
     draft: options.DraftOption = None,
@@ -46,6 +46,8 @@ def demo(
     check({"max_tokens": max_tokens})
     chosen = list(dict.fromkeys(["plain", *(methods or (["adasd-stop", "adasd"] if draft else ["lookup"]))]))
     lossless = {method: promises(method) for method in chosen}
+    if target == "smollm2" and draft is None:
+        dtype = dtype or "float32"  # so small a model is no slower in it, and rounding then parts no texts
     speculator = options.load(options.Models(target, draft, dtype=dtype, device=device))
     screen = None if as_json else show.Screen(colours=True)
     place = machine(speculator)
@@ -62,7 +64,7 @@ def demo(
         found = {"machine": place, "target": target, "draft": draft, "runs": [record(run, runs) for run in runs]}
         typer.echo(json.dumps(show.plain_json(found), ensure_ascii=False))
     elif screen:
-        screen.console.print("", table(runs, chosen), *notes(runs, lossless), sep="\n")
+        screen.console.print("", table(runs, chosen), *notes(runs, lossless, speculator), sep="\n")
     if runs and runs[-1].result.finish_reason is None:
         complain("interrupted: what was decoded so far is shown")
         raise typer.Exit(INTERRUPTED)
@@ -110,15 +112,27 @@ def table(runs: Sequence[Run], methods: Sequence[str]) -> Table:
     return found
 
 
-def notes(runs: Sequence[Run], lossless: Mapping[str, bool]) -> list[str]:
-    """What a reader of the table has to know."""
+def notes(runs: Sequence[Run], lossless: Mapping[str, bool], speculator: Speculator) -> list[str]:
+    """What a reader of the table has to know: of a lossless method whose text differs, whether rounding decided."""
     found = ["tokens/s: new tokens over the whole time, reading the prompt included; tau: tokens per pass of the target."]
-    differ = {run.method for run in runs if record(run, runs)["same_text"] is False}
-    if lossy := [method for method in differ if not lossless[method]]:
-        found.append(f"{', '.join(sorted(lossy))} may change the text: adaptive acceptance gives exactness away for speed.")
-    if odd := [method for method in differ if lossless[method]]:
-        found.append(f"{', '.join(sorted(odd))} claims the same text: see with `draftwise verify` whether rounding decided.")
-    return found
+    differ = [run for run in runs if run.result.finish_reason and record(run, runs)["same_text"] is False]
+    if lossy := {run.method for run in differ if not lossless[run.method]}:
+        found.append(f"{', '.join(sorted(lossy))} may change the text: its acceptance gives exactness away for speed.")
+    return found + [_why(run, runs, speculator) for run in differ if lossless[run.method]]
+
+
+def _why(run: Run, runs: Sequence[Run], speculator: Speculator) -> str:
+    """Of a text that should be that of plain decoding: where it leaves it, and how close the target's choice was there."""
+    from draftwise.commands.compare import compare, tolerance
+    from draftwise.text import encode
+
+    target: Any = speculator.engine.target
+    plain = next(r.result for r in runs if r.prompt == run.prompt and r.method == "plain")
+    prompt = encode(speculator.tokenizer, prompts.chat(prompts.shipped()[run.prompt]), target.vocab_size)
+    found = compare(target, prompt, plain.tokens, run.result.tokens)
+    assert found is not None  # the texts differ
+    verdict = "which is rounding" if found.gap <= tolerance(target) else "which is a DEFECT: please report it"
+    return f"{run.prompt}, {run.method}: another text from token {found.position} on, where two tokens are {found.gap:.2g} logits apart, {verdict}."
 
 
 def record(run: Run, runs: Sequence[Run]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from draftwise.stats import Summary
 
-STYLES = {"drafted": Style(color="green"), "relaxed": Style(color="yellow", underline=True), "target": Style(bold=True)}
+STYLES = {"drafted": Style(color="green"), "relaxed": Style(color="yellow", underline=True), "target": Style()}
 MEANING = {"drafted": "drafted and accepted", "relaxed": "accepted by relaxation", "target": "written by the target"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 

@@ -63,6 +63,8 @@ def verify(
     the tolerance of the dtype, rounding decided and not the method. Without --prompts the demo's three are used.
 
     Exit code 1 only if a method that claims to be lossless differs by more than rounding. A lossy method is measured, not judged."""
+    from draftwise.commands.compare import tolerance as usual
+
     request: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     check(request)
     texts = prompts.read_many(prompts_file, limit) if prompts_file else [*prompts.shipped().values()][:limit]
@@ -70,7 +72,7 @@ def verify(
     speculator = options.load(models)
     what = options.describe(models, speculator)
     lossless = _comparable(speculator, what["method"], temperature)
-    allowed = _tolerance(what["dtype"]) if tolerance is None else tolerance
+    allowed = usual(speculator.engine.target) if tolerance is None else tolerance
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if not as_json:
         console.print(_heading(what, request, lossless, allowed))
@@ -112,12 +114,6 @@ def _comparable(speculator: Speculator, method: str, temperature: float) -> bool
             "verify it greedily (--temperature 0), or verify coupled acceptance (--accept coupled), which keeps the tokens of a seed"
         )
     return bool(accept.lossless)
-
-
-def _tolerance(dtype: str) -> float:
-    from draftwise.commands.compare import TOLERANCE
-
-    return TOLERANCE.get(dtype, TOLERANCE["float32"])
 
 
 def _beginning(text: prompts.Prompt) -> str:
