@@ -195,6 +195,13 @@ def test_a_stop_string_ends_text_and_tokens(table):
     assert idle(table)
 
 
+def test_an_end_that_only_looks_like_a_stop_is_shown(table):
+    whole = table.generate(PROMPT, 30)
+    result = table.generate(PROMPT, 30, stop=whole.text[-2:] + "never")
+    assert (result.text, result.finish_reason) == (whole.text, "length")
+    assert "".join(text for piece in table.stream(PROMPT, 30, stop=whole.text[-2:] + "never") for text, _ in piece.parts) == whole.text
+
+
 def test_an_end_token_is_a_token_and_no_text(tokenizer):
     rows = {(): [1 / 257] * 257, (97,): np.eye(257)[98].tolist(), (98,): np.eye(257)[256].tolist()}
     model = draftwise.load((Table(257, order=1, rows=rows), tokenizer))
