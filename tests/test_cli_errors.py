@@ -150,6 +150,18 @@ def test_ctrl_c_shows_what_there_is(models):
     assert b"interrupted" in errors and b"tokens/s" in errors
 
 
+def test_ctrl_c_leaves_the_demo_with_what_was_decoded(models):
+    command = [*DRAFTWISE, "demo", "--target", models["good"], "--dtype", "float32", "-n", "200"]
+    with piped(command) as process:
+        shown = b""
+        while b"edit: lookup" not in shown:
+            shown += process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED
+    assert b"edit    plain" in rest and errors.count(b"\n") == 1 and b"interrupted" in errors
+
+
 def test_a_reader_that_leaves_is_no_error(models):
     with start(models) as process:
         process.stdout.read(1)

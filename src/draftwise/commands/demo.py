@@ -56,16 +56,18 @@ def demo(
         if screen.paints:
             screen.console.print(show.legend())
     runs: list[Run] = []
-    for run in decode(speculator, chosen, max_tokens, screen):
-        runs.append(run)
-        if run.result.finish_reason is None:
-            break
+    interrupted = False
+    try:
+        for run in decode(speculator, chosen, max_tokens, screen):
+            runs.append(run)
+    except KeyboardInterrupt:
+        interrupted = True
     if as_json:
         found = {"machine": place, "target": target, "draft": draft, "runs": [record(run, runs) for run in runs]}
         typer.echo(json.dumps(show.plain_json(found), ensure_ascii=False))
-    elif screen:
+    elif screen and runs:
         screen.console.print("", table(runs, chosen), *notes(runs, lossless, speculator), sep="\n")
-    if runs and runs[-1].result.finish_reason is None:
+    if interrupted:
         complain("interrupted: what was decoded so far is shown")
         raise typer.Exit(INTERRUPTED)
 
@@ -79,7 +81,7 @@ def promises(method: str) -> bool:
 
 def decode(speculator: Speculator, methods: Sequence[str], max_tokens: int, screen: show.Screen | None) -> Iterator[Run]:
     """Every prompt by every method; from prompt to prompt the order turns round, so that a machine that slows down favours none. A run that
-    Ctrl-C broke off has no finish reason."""
+    Ctrl-C broke off has no finish reason, and is the last before KeyboardInterrupt."""
     texts = prompts.shipped()
     with options.waiting("warming up"):
         for method in methods:
@@ -90,11 +92,13 @@ def decode(speculator: Speculator, methods: Sequence[str], max_tokens: int, scre
                 screen.console.print()
                 screen.console.rule(f"{name}: {method}", style="dim", align="left")
             stream = speculator.stream(prompts.chat(text), max_tokens, method=method)
-            follow(stream, screen)
+            interrupted = follow(stream, screen)
             run = Run(name, method, stream.results[0])
             if screen:
                 screen.console.print(f"{run.result.stats.tokens_per_second:.1f} tokens/s", style="dim")
             yield run
+            if interrupted:
+                raise KeyboardInterrupt
 
 
 def table(runs: Sequence[Run], methods: Sequence[str]) -> Table:
@@ -106,7 +110,7 @@ def table(runs: Sequence[Run], methods: Sequence[str]) -> Table:
         some = sorted((run for run in runs if run.prompt == name), key=lambda run: methods.index(run.method))
         for run in some:
             found.add_row(*_row(record(run, runs)), end_section=run is some[-1])
-    if all(run.result.finish_reason for run in runs):
+    if runs and len(runs) % len(methods) == 0 and all(run.result.finish_reason for run in runs):
         for method in methods:
             found.add_row(*_row(total(runs, method)), style="bold")
     return found
