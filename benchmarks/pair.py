@@ -158,7 +158,12 @@ def measure(run: Callable[..., dict[str, Any]], job: dict[str, Any], args: argpa
     found = run(job, tasks.LIMITS[task])
     right = tasks.correct(task, job["prompt"]["problem"], found["text"])
     row = {"task": task, "index": index, "temperature": temperature, "variant": variant, "n": len(found["tokens"]), "correct": right}
-    return {**row, **found, "seed": args.seed, "machine": machine(), "command": " ".join(["python", *sys.argv])}
+    return {**row, **found, "seed": args.seed, "machine": machine(), "command": command()}
+
+
+def command() -> str:
+    """What was typed, with the folders above absolute paths left out: they are nobody's business."""
+    return " ".join(["python", *(Path(arg).name if Path(arg).is_absolute() else arg for arg in sys.argv)])
 
 
 def machine() -> dict[str, Any]:

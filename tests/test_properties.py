@@ -44,7 +44,7 @@ class Scripted:
         return len(steps) < self.stop_after
 
     def update(self, state: int, round: Round) -> int:
-        assert 0 < round.drafted
+        assert round.drafted > 0
         assert round.accepted <= round.drafted
         return state + 1
 
