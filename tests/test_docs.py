@@ -59,6 +59,12 @@ def test_the_first_block_has_fifteen_lines():
     assert len([line for line in blocks(ROOT / "README.md", "python")[0].splitlines() if line.strip()]) <= 15
 
 
+def test_the_policy_of_the_readme_is_that_of_the_example():
+    example = (ROOT / "examples" / "own_policy.py").read_text(encoding="utf-8")
+    policies = [re.search(r"^@dataclass.*?(?=\n\n\n)", text, re.DOTALL | re.MULTILINE) for text in (example, blocks(ROOT / "README.md", "python")[2])]
+    assert policies[0] and policies[1] and policies[0][0] == policies[1][0]
+
+
 def test_commands_of_the_readme_exist():
     import typer
 
