@@ -101,6 +101,12 @@ def test_every_entry_can_be_cited_and_says_what_it_is() -> None:
                 assert PAPERS[key].link.startswith("https://")
 
 
+def test_options_are_the_defaults_with_the_presets_own_settings() -> None:
+    assert catalog.entry("length", "fixed").options == {"n": 5}
+    assert catalog.entry("method", "plain").options == {"n": 0}
+    assert catalog.entry("method", "adasd").options["base"] == "match"
+
+
 def test_third_parties_add_names_by_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     point = importlib.metadata.EntryPoint("constant", "draftwise.methods.fixed:Fixed", "draftwise.length")
     monkeypatch.setattr(catalog, "entry_points", lambda group: [point] if group == "draftwise.length" else [])

@@ -200,6 +200,33 @@ def test_after_an_interrupt_the_same_requests_go_on() -> None:
     assert sequence.tokens[len(PROMPT) :] == expected
 
 
+def test_an_interrupt_between_two_commits_loses_no_chunk() -> None:
+    expected = run(pair(), "plain", max_tokens=8)
+    context = pair()
+    engine = Engine(context.target)
+    sequences = [engine.add(PROMPT, Sampling(max_tokens=8), catalog.method("fixed", context)) for _ in range(3)]
+    second = sequences[1].method.drafter
+    observe, calls = second.observe, []
+
+    def interrupted(*args: object) -> None:
+        calls.append(args)
+        if len(calls) in (2, 5):
+            raise KeyboardInterrupt
+        observe(*args)
+
+    second.observe = interrupted
+    chunks = []
+    while engine.busy or len(calls) < 6:
+        try:
+            chunks += engine.step()
+        except KeyboardInterrupt:
+            continue
+        if not engine.busy:
+            break
+    for sequence in sequences:
+        assert [t for c in chunks if c.id == sequence.text.id for t in c.tokens] == sequence.tokens[len(PROMPT) :] == expected
+
+
 def test_nan_logits_are_named() -> None:
     broken = Table(8)
     broken.rows[(3, 1)] = torch.full((8,), math.nan)

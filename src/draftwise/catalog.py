@@ -59,9 +59,10 @@ class Entry(NamedTuple):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Option names and defaults."""
+        """Option names and defaults; a preset's own settings stand in for those of its parts."""
         if self.parts:
-            return {k: v for kind, spec in zip(KINDS, self.parts[:2], strict=False) for k, v in entry(kind, parse(spec).name).options.items()}
+            specs = [(kind, parse(part)) for kind, part in zip(KINDS, self.parts[:2], strict=False)]
+            return {k: v for kind, spec in specs for k, v in (entry(kind, spec.name).options | spec.options).items()}
         return {name: p.default for name, p in _parameters(load(self)).items() if p.default is not inspect.Parameter.empty}
 
 

@@ -32,7 +32,8 @@ class Engine:
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.last: dict[object, Any] = {}  # policy -> the state of the sequence that finished last under it
-        self.costs: dict[int, Costs] = {}
+        self.costs: dict[int, tuple[object, Costs]] = {}  # by id of the model or drafter, which is kept alive so that its id stays its own
+        self._chunks: list[Chunk] = []  # committed, not yet returned: a step that was interrupted loses none
         self._ids = itertools.count()
         self._clock = Clock(getattr(target, "device", None))
 
@@ -57,19 +58,22 @@ class Engine:
     def step(self) -> list[Chunk]:
         """One pass of the target over all running sequences. Returns what each of them emitted (nothing for a sequence whose prompt is still
         being read). If anything raises, caches are emptied and the requests stay: the next step reads their texts again."""
-        self._admit()
-        if not self.running:
-            return []
         try:
-            return self._step()
+            self._retire()
+            self._admit()
+            if self.running:
+                self._step()
+            self._retire()
         except BaseException:
             for sequence in self.running:
                 self._forget(sequence)
             raise
+        chunks, self._chunks = self._chunks, []
+        return chunks
 
     def stream(self) -> Iterator[Chunk]:
         """Chunks of all requests until none is left."""
-        while self.busy:
+        while self.busy or self._chunks:
             yield from self.step()
 
     def generate(self, prompts: Seq[Seq[int]], sampling: Sampling, method: Method) -> list[list[int]]:
@@ -86,7 +90,7 @@ class Engine:
             self.running.remove(sequence)
         self.waiting = deque(s for s in self.waiting if s.text.id != id)
 
-    def _step(self) -> list[Chunk]:
+    def _step(self) -> None:
         ready = [s for s in self.running if len(s.tokens) - self.target.length(s.text.slot) <= self.chunk]
         nows = [self._now(s) for s in ready]
         asks = [s.ask(now) for s, now in zip(ready, nows, strict=True)]
@@ -102,15 +106,11 @@ class Engine:
             self._costs(self.target).verified(rows, verify_s)
         if len({id(s.method.drafter) for s in ready}) == 1 and max(now.lag for now in nows) <= _CATCH_UP:
             self._costs(ready[0].method.drafter).drafted(max((len(d.tokens) for d in drafts.values()), default=0), draft_s)
-        chunks = []
         for (sequence, draft), outcome in zip(batch, outcomes, strict=True):
             chunk = sequence.commit(draft, outcome, len(batch), rows, draft_s, verify_s)
-            sequence.method.drafter.observe(sequence.text, draft, outcome)
             if chunk.tokens:
-                chunks.append(chunk)
-            if chunk.finish_reason:
-                self._finish(sequence)
-        return chunks
+                self._chunks.append(chunk)
+            sequence.method.drafter.observe(sequence.text, draft, outcome)
 
     def _propose(self, ready: Seq[Sequence], asks: Seq[Ask]) -> dict[int, Draft]:
         """Each drafter is asked once, for all sequences that use it."""
@@ -130,7 +130,7 @@ class Engine:
         return Now(len(self.running), len(sequence.tokens), room, drafter.lag(sequence.text), costs.draft_s, verify_s)
 
     def _costs(self, part: object) -> Costs:
-        return self.costs.setdefault(id(part), Costs())
+        return self.costs.setdefault(id(part), (part, Costs()))[1]
 
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.slots:
@@ -140,10 +140,12 @@ class Engine:
             sequence.text = sequence.text._replace(slot=slot)
             self.running.append(sequence)
 
-    def _finish(self, sequence: Sequence) -> None:
-        self.last[sequence.method.length], self.last[sequence.method.accept] = sequence.length_state, sequence.accept_state
-        self._forget(sequence)
-        self.running.remove(sequence)
+    def _retire(self) -> None:
+        """Hands on the states of the finished sequences and empties their slots."""
+        for sequence in [s for s in self.running if s.finish_reason]:
+            self.last[sequence.method.length], self.last[sequence.method.accept] = sequence.length_state, sequence.accept_state
+            self._forget(sequence)
+            self.running.remove(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
         self.target.free(sequence.text.slot)
