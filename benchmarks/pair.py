@@ -29,7 +29,7 @@ GREEDY = [
     "plain", "fixed:n=3", "fixed:n=5", "fixed:n=8", "heuristic", "confidence", "gammatune", "gammatune-plus", "svip", "adaedl",
     "adasd-stop", "adasd", "transformers-assisted",
 ]  # fmt: skip
-SAMPLED = ["plain", "fixed:n=5", "gammatune-plus", "adasd-stop", "adasd", "transformers-assisted"]
+SAMPLED = ["plain", "fixed:n=5", "gammatune-plus", "adasd-stop", "adasd"]
 
 
 def main() -> None:
@@ -62,19 +62,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=6, help="prompts of each task at temperature 0")
     parser.add_argument("--count-sampled", type=int, default=3, help="prompts of each task at temperature 0.7")
+    parser.add_argument("--tokens-sampled", type=int, default=128, help="most new tokens at temperature 0.7 (answers may be cut)")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def jobs(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Prompt by prompt, the variants of each in an order shuffled by the seed: a noisy minute hurts all alike."""
+    """First greedy, then sampled; prompt by prompt, the variants of each in an order shuffled by the seed: a noisy minute hurts all alike."""
     found = []
     tasks_of = {task: tasks.prompts(args.data, task, args.count) for task in tasks.LIMITS}
-    for i in range(args.count):
-        for temperature, variants in ((0.0, GREEDY), (0.7, SAMPLED)):
-            if temperature and (i % 2 or i // 2 >= args.count_sampled):
-                continue
+    for temperature, variants, step in ((0.0, GREEDY, 1), (0.7, SAMPLED, args.count // args.count_sampled)):
+        for i in range(0, args.count, step):
             for task in tasks.LIMITS:
                 order = random.Random(f"{args.seed} {task} {i} {temperature}").sample(variants, len(variants))
                 found += [{"prompt": tasks_of[task][i], "variant": variant, "temperature": temperature} for variant in order]
@@ -155,7 +154,7 @@ def warm_up(run: Callable[..., dict[str, Any]], todo: list[dict[str, Any]]) -> N
 
 def measure(run: Callable[..., dict[str, Any]], job: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     task, index, temperature, variant = key(job)
-    found = run(job, tasks.LIMITS[task])
+    found = run(job, args.tokens_sampled if temperature else tasks.LIMITS[task])
     right = tasks.correct(task, job["prompt"]["problem"], found["text"])
     row = {"task": task, "index": index, "temperature": temperature, "variant": variant, "n": len(found["tokens"]), "correct": right}
     return {**row, **found, "seed": args.seed, "machine": machine(), "command": command()}
