@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from draftwise import wide
 from draftwise.types import Sampling, Sparse, Target
 
-_PREFIX = 1024  # entries that are sorted before a full sort is tried: at V = 152k a full sort of 21 rows costs 98 ms, this 9
+_PREFIXES = (64, 1024)  # entries that are sorted before all are: of 152k a full sort takes 5 ms a row, these 0.1 and 0.7
 _COLDEST = 1e-30  # a temperature under it divides by 0 in float32, or overflows; the law is one-hot long before
 
 
@@ -23,10 +24,9 @@ class BadLogits(ValueError):
     """A model gave rows that are no law: NaN, +inf, or -inf everywhere."""
 
 
-def warp(logits: Tensor, sampling: Sampling, history: Callable[[int], Sequence[int]], checked: bool = True) -> Tensor:
-    """The laws that decoding samples from: float32 [n, V] of raw `logits` [n, V]. `history(i)` gives the ids before row i.
-    ``checked=False`` leaves out the test for broken rows, which a device has to be waited for."""
-    return law(adjust(logits, sampling, history), sampling, checked)
+def warp(logits: Tensor, sampling: Sampling, history: Callable[[int], Sequence[int]]) -> Tensor:
+    """The laws that decoding samples from: float32 [n, V] of raw `logits` [n, V]. `history(i)` gives the ids before row i."""
+    return law(adjust(logits, sampling, history), sampling)
 
 
 def judged(logits: Tensor, sampling: Sampling, history: Callable[[int], Sequence[int]], tokens: Tensor, parents: Tensor | None = None) -> Target:
@@ -60,13 +60,13 @@ def adjust(logits: Tensor, sampling: Sampling, history: Callable[[int], Sequence
 
 
 def law(logits: Tensor, sampling: Sampling, checked: bool = True) -> Tensor:
-    """Temperature and truncation: float32 laws [n, V] of adjusted `logits` [n, V]. Raises BadLogits."""
-    top, ids = logits.max(-1)
+    """Temperature and truncation: float32 laws [n, V] of adjusted `logits` [n, V]. Raises BadLogits; ``checked=False`` leaves that test
+    out, since a device has to be waited for."""
     if checked:
-        check_finite(top)
+        check_finite(logits.amax(-1))
     if sampling.temperature == 0:
-        return torch.zeros(logits.shape, device=logits.device).scatter_(-1, ids[:, None], 1.0)
-    scaled = logits.float() / max(sampling.temperature, _COLDEST)
+        return torch.zeros(logits.shape, device=logits.device).scatter_(-1, wide.argmax(logits)[:, None], 1.0)
+    scaled = _own(logits).div_(max(sampling.temperature, _COLDEST))
     return _truncated(scaled, sampling) if truncates(sampling) else scaled.softmax(-1)
 
 
@@ -85,10 +85,7 @@ def check_finite(top: Tensor) -> None:
 
 def sample(weights: Tensor, u: Tensor) -> Tensor:
     """One token of each unnormalised law by inversion: int64 [B] of `weights` [B, V] >= 0 and `u` float64 [B]. Never one of weight 0."""
-    cumulative = weights.double().cumsum(-1)
-    total = cumulative[:, -1:]
-    aim = torch.minimum(u.to(weights.device)[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, aim, right=True)[:, 0]
+    return wide.invert(weights, u.to(weights.device))
 
 
 def residual(p: Tensor, q: Tensor) -> Tensor:
@@ -115,31 +112,39 @@ def picked(probs: Tensor | Sparse, tokens: Tensor) -> Tensor:
 def confidence(logits: Tensor, tokens: Tensor) -> Tensor:
     """What a `DraftStep` records: float32 [n, 4] = (probability of the token, top 1, top 2, entropy in nats) of the raw softmax of
     `logits` [n, V] at `tokens` [n]."""
-    logits = logits.float()
-    shifted = logits - logits.logsumexp(-1, keepdim=True)
-    probs = shifted.exp()
-    top = probs.topk(min(2, probs.shape[-1]), -1).values
-    second = top[:, 1:] if top.shape[1] > 1 else torch.zeros_like(top)
-    entropy = -(probs * shifted.clamp(min=-1e4)).sum(-1, keepdim=True)  # the clamp makes 0 * -inf the 0 it should be
-    return torch.cat([probs.gather(-1, tokens[:, None]), top[:, :1], second, entropy], -1)
+    shifted = _own(logits)
+    top = wide.largest(shifted, min(2, shifted.shape[-1]))[0]
+    shifted -= top[:, :1]
+    weights = shifted.exp()
+    total = weights.sum(-1, keepdim=True)
+    entropy = total.log() - weights.mul_(shifted.clamp(min=-1e4)).sum(-1, keepdim=True) / total  # the clamp makes 0 * -inf the 0 it should be
+    second = (top[:, 1:] - top[:, :1]).exp() / total if top.shape[1] > 1 else torch.zeros_like(total)
+    return torch.cat([shifted.gather(-1, tokens[:, None]).exp() / total, 1 / total, second, entropy], -1)
 
 
 def js_distance(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     """Jensen-Shannon **distance** (the root, log base 2, in [0, 1]) of the raw softmaxes: float32 [n] of two [n, V].
 
     With m = (p+q)/2 and r = (p-q)/(p+q): JSD = 1/2 sum m [(1+r) ln(1+r) + (1-r) ln(1-r)]. No term is negative, so that equal rows give 0
-    and not the root of a rounding error."""
+    and not the root of a rounding error. Computed as r [ln(1+r) - ln(1-r)] + ln(1+r) + ln(1-r)."""
     if not len(p_logits):
         return torch.zeros(0, device=p_logits.device)
-    return torch.cat([_js(p_logits[i : i + 4], q_logits[i : i + 4]) for i in range(0, len(p_logits), 4)])  # few rows at a time stay in the cache
+    size = len(p_logits) if p_logits.is_cuda else 1  # one row at a time stays in the cache of a core
+    return torch.cat([_js(p_logits[i : i + size], q_logits[i : i + size]) for i in range(0, len(p_logits), size)])
 
 
 def _js(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     p, q = p_logits.float().softmax(-1), q_logits.float().softmax(-1)
     both = p + q
-    ratio = ((p - q) / both.clamp(min=1e-38)).clamp_(-1 + 1e-7, 1 - 1e-7)
-    terms = (1 + ratio) * torch.log1p(ratio) + (1 - ratio) * torch.log1p(-ratio)
-    return ((terms * both).sum(-1) / (4 * math.log(2))).clamp(0, 1).sqrt()
+    ratio = p.sub_(q).div_(both.clamp(min=1e-38)).clamp_(-1 + 1e-7, 1 - 1e-7)
+    up, down = torch.log1p(ratio), torch.log1p(-ratio)
+    terms = ratio.mul_(up - down).add_(up).add_(down)
+    return (terms.mul_(both).sum(-1) / (4 * math.log(2))).clamp(0, 1).sqrt()
+
+
+def _own(logits: Tensor) -> Tensor:
+    """A float32 copy that may be written."""
+    return logits.to(torch.float32, copy=True)
 
 
 def _penalised(row: Tensor, penalty: float, ids: Sequence[int]) -> Tensor:
@@ -151,22 +156,25 @@ def _penalised(row: Tensor, penalty: float, ids: Sequence[int]) -> Tensor:
     return row.index_copy(0, seen, torch.where(values > 0, values / penalty, values * penalty))
 
 
-def _truncated(logits: Tensor, sampling: Sampling, prefix: int = _PREFIX) -> Tensor:
+def _truncated(logits: Tensor, sampling: Sampling, prefix: int = _PREFIXES[0]) -> Tensor:
     """Top-k, top-p and min-p of tempered float32 `logits` [n, V], from the largest entries only where those decide everything."""
     vocab = logits.shape[-1]
     count = min(vocab, max(prefix, sampling.top_k + 1))
-    values, ids = logits.topk(count, -1)
+    values, ids = wide.largest(logits, count)
     kept = values > -math.inf
     if 0 < sampling.top_k < count:
         kept &= values >= values[:, sampling.top_k - 1 : sampling.top_k]  # ties stay, as in transformers
-    sums = logits.logsumexp(-1, keepdim=True) if sampling.top_k == 0 else values.masked_fill(~kept, -math.inf).logsumexp(-1, keepdim=True)
-    probs = (values - sums).exp().masked_fill(~kept, 0.0)
-    before = probs.double().cumsum(-1) - probs
+    top = values[:, :1]
+    weights = (values - top).exp().masked_fill_(~kept, 0.0)
     if sampling.top_p < 1:
-        kept &= before < sampling.top_p
+        mass = weights.sum(-1, keepdim=True) if sampling.top_k else (logits - top).exp_().sum(-1, keepdim=True)
+        shares = weights.double() / mass
+        kept &= shares.cumsum(-1) - shares < sampling.top_p
     if sampling.min_p > 0:
-        kept &= values >= values[:, :1] + math.log(sampling.min_p)
+        kept &= values >= top + math.log(sampling.min_p)
     kept[:, 0] = True
-    if count < vocab and bool(kept[:, -1].any()):  # the cut lies further out
-        return _truncated(logits, sampling, vocab)
-    return torch.zeros_like(logits).scatter_(-1, ids, values.masked_fill(~kept, -math.inf).softmax(-1))
+    weights.masked_fill_(~kept, 0.0)
+    out = torch.zeros_like(logits).scatter_(-1, ids, weights / weights.sum(-1, keepdim=True))
+    if count < vocab and bool((further := kept[:, -1]).any()):  # the cut of these rows lies further out
+        out[further] = _truncated(logits[further], sampling, next((size for size in _PREFIXES if size > count), vocab))
+    return out

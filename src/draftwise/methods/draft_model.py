@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from draftwise import noise, probs
+from draftwise import noise, probs, wide
 from draftwise.protocols import Ask, Backend
 from draftwise.types import Draft, DraftStep, Feed, Outcome, Text
 
@@ -96,20 +96,26 @@ class DraftModel:
         return logits[:, : self.vocab_size] if missing <= 0 else torch.nn.functional.pad(logits, (0, missing), value=-math.inf)
 
     def _extend(self, g: _Growing, logits: Tensor) -> None:
-        text, i = g.ask.text, len(g.tokens)
-        law = probs.warp(logits, text.sampling, lambda _: [*text.tokens, *(int(token) for token in g.tokens)], checked=False)
-        if text.sampling.temperature == 0:
-            token = law.argmax(-1)
-        elif text.noise.coupled:
-            token = (law.double().log() + text.noise.race(0, len(text.tokens) + i, 1, self.vocab_size).to(law.device)).argmax(-1)
-        else:
-            token = probs.sample(law, text.noise.fresh(noise.DRAFT, self.level, 1))
-            g.laws.append(law)
-        token = token.clamp(max=self.vocab_size - 1)  # a law that processors left empty has no token; what it proposes is refused
+        token, law = self._choose(g, logits)
         g.tokens.append(token)
+        if law is not None:
+            g.laws.append(law)
         g.figures.append(torch.cat([token.double()[:, None], probs.confidence(logits, token).double()], -1))
         if g.ask.logits:
             g.logits.append(logits.clone())
+
+    def _choose(self, g: _Growing, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The next token int64 [1] after the row [1, V], and the law it was drawn from unless chance had no part in it."""
+        text = g.ask.text
+        adjusted = probs.adjust(logits, text.sampling, lambda _: [*text.tokens, *(int(token) for token in g.tokens)])
+        if text.sampling.temperature == 0:
+            return wide.argmax(adjusted), None  # what the one-hot law would give
+        law = probs.law(adjusted, text.sampling, checked=False)
+        if text.noise.coupled:
+            race = text.noise.race(0, len(text.tokens) + len(g.tokens), 1, self.vocab_size).to(law.device)
+            return (law.double().log() + race).argmax(-1), None
+        token = probs.sample(law, text.noise.fresh(noise.DRAFT, self.level, 1))
+        return token.clamp(max=self.vocab_size - 1), law  # a law that processors left empty has no token; what it proposes is refused
 
     @staticmethod
     def _to_host(growing: Sequence[_Growing]) -> None:
