@@ -2,6 +2,7 @@
 
     python benchmarks/overhead.py --target DIR --draft DIR          # a real pair
     python benchmarks/overhead.py --random                          # random weights in the shape of Qwen2.5 0.5B over 0.5B
+    python benchmarks/overhead.py --pieces                          # no model: the numeric functions on rows of 151,936 entries
 
 Prints, for each method greedy and at temperature 0.7 with top-p 0.95: the share of wall time outside model forwards, that time per drafted token,
 and the peak of resident memory over what was resident after loading, less the caches. ``--json FILE`` keeps the rows.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 import transformers
 
-from draftwise import catalog
+from draftwise import catalog, probs, wide
 from draftwise.backends.hf import HF
 from draftwise.catalog import Context
 from draftwise.engine import Engine
@@ -65,7 +66,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--pieces", action="store_true")
     args = parser.parse_args()
+    if args.pieces:
+        return pieces()
     target, draft = (Timed(HF(load(name, args))) for name in (args.target, args.draft))
     context = Context(target, draft, target.vocab_size)
     prompt = [int(t) for t in torch.randint(1000, 20000, (64,), generator=torch.Generator().manual_seed(0))]
@@ -78,6 +82,39 @@ def main() -> None:
         print(f"{name:12} T={case[1]}  outside forwards {share:6.2%}  {ms:5.2f} ms a drafted token  memory {mb:6.1f} MB", flush=True)
     if args.json:
         args.json.write_text(json.dumps({"vocab": target.vocab_size, "threads": torch.get_num_threads(), "rows": rows}, indent=1) + "\n")
+
+
+def pieces(vocab: int = 151936) -> None:
+    """Median milliseconds of the numeric functions, the plain ones they stand in for beside them. Rows look like a language model's: a normal
+    bulk and sixty likely tokens."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, vocab, generator=generator) * 2.2
+    for row in x:
+        row[torch.randint(0, vocab, (60,), generator=generator)] += torch.linspace(16, 6, 60)
+    y = (x + torch.randn(x.shape, generator=generator) / 2).bfloat16()
+    x = x.bfloat16()
+    one, token, u = x[:1], torch.tensor([3]), torch.tensor([0.3], dtype=torch.float64)
+    nucleus = Sampling(0.7, top_p=0.95)
+    law = probs.law(one, nucleus)
+    table: dict[str, Callable[[], Any]] = {
+        "argmax, 1 row": lambda: wide.argmax(one),
+        "argmax, 1 row, torch": lambda: one.argmax(-1),
+        "top 64, 1 row": lambda: wide.largest(one, 64),
+        "top 64, 1 row, torch": lambda: one.topk(64, -1),
+        "sample, 1 row": lambda: probs.sample(law, u),
+        "sample, 1 row, cumulative sum": lambda: law.double().cumsum(-1),
+        "law at T=0, 6 rows": lambda: probs.law(x, Sampling()),
+        "law at T=0.7, top-p 0.95, 6 rows": lambda: probs.law(x, nucleus),
+        "draft step's figures, 1 row": lambda: probs.confidence(one, token),
+        "JS distance, 6 rows": lambda: probs.js_distance(x, y),
+    }
+    for name, call in table.items():
+        times = []
+        for _ in range(25):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        print(f"{name:34} {1e3 * median(times[5:]):7.3f} ms")
 
 
 def load(name: str | None, args: argparse.Namespace) -> Any:
