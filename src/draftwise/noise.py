@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 ACCEPT, SAMPLE, DRAFT, RACE = range(4)
 _WORDS = 4  # 64-bit words of one Philox block
 
 
-def uniforms(seed: int, stream: int, level: int, start: int, n: int) -> np.ndarray:
+def uniforms(seed: int, stream: int, level: int, start: int, n: int) -> NDArray[np.float64]:
     """Entries ``start .. start+n-1`` of a stream: float64 [n] in [0, 1)."""
     block, skip = divmod(start, _WORDS)
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, stream << 32 | level], dtype=np.uint64), counter=block))
