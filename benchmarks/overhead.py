@@ -23,6 +23,7 @@ import transformers
 
 from draftwise import catalog, probs, wide
 from draftwise.backends.hf import HF
+from draftwise.backends.hf_packed import PackedLinear, pack
 from draftwise.catalog import Context
 from draftwise.engine import Engine
 from draftwise.types import Feed, Rows, Sampling
@@ -70,7 +71,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.pieces:
         return pieces()
-    target, draft = (Timed(HF(load(name, args))) for name in (args.target, args.draft))
+    models = [load(name, args) for name in (args.target, args.draft)]
+    for model in models:
+        pack(model)
+    target, draft = (Timed(HF(model)) for model in models)
     context = Context(target, draft, target.vocab_size)
     prompt = [int(t) for t in torch.randint(1000, 20000, (64,), generator=torch.Generator().manual_seed(0))]
     run(context, prompt, "adasd", 0.7, 12)
@@ -109,12 +113,29 @@ def pieces(vocab: int = 151936) -> None:
         "JS distance, 6 rows": lambda: probs.js_distance(x, y),
     }
     for name, call in table.items():
-        times = []
-        for _ in range(25):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-        print(f"{name:34} {1e3 * median(times[5:]):7.3f} ms")
+        print(f"{name:40} {timed(call, 25):8.3f} ms")
+    layers()
+
+
+@torch.inference_mode()
+def layers(count: int = 12) -> None:
+    """Products of k rows with `count` weights [8960, 1536] in bfloat16, more than the caches hold: as torch has them, and packed."""
+    plain = [torch.nn.Linear(1536, 8960, bias=False, dtype=torch.bfloat16) for _ in range(count)]
+    packed = [PackedLinear(layer) for layer in plain]
+    for k in (1, 2, 4, 8, 16):
+        x = torch.randn(1, k, 1536).bfloat16()
+        pair = [timed(lambda some=some, x=x: [layer(x) for layer in some], 9) for some in (plain, packed)]
+        print(f"{count} linear layers, {k:2} rows: {pair[0]:7.1f} ms, packed {pair[1]:7.1f} ms, ratio {pair[0] / pair[1]:.2f}")
+
+
+def timed(call: Callable[[], Any], repeat: int) -> float:
+    """Median milliseconds, after three calls to warm up."""
+    times = []
+    for _ in range(repeat + 3):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1e3 * median(times[3:])
 
 
 def load(name: str | None, args: argparse.Namespace) -> Any:

@@ -46,4 +46,5 @@ def model(name: str, seed: int = 0) -> Any:
     kind, options = {**CONFIGS, **RECURRENT}[name]
     torch.manual_seed(seed)
     config = getattr(transformers, kind)(**{**_SHAPE, **options})
-    return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    attention = {"attn_implementation": "eager"} if "attn_logit_softcapping" in options else {}  # sdpa of transformers 5.20 leaves it out
+    return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **attention).eval()

@@ -1,8 +1,8 @@
 """Linear layers whose weights lie in oneDNN's own blocked order, put there once and not at every call.
 
 torch hands a bfloat16 or float32 product on a CPU to oneDNN with the weight as it lies; oneDNN then reads it at half the speed of the memory
-or reorders it each time. Packed, 24 products of [k, 1536] x [1536, 8960] (bfloat16, 660 MB of weights, two cores) take about half the time
-for every k from 1 to 8, so that checking a draft costs little more than decoding one token. The numbers are the same up to the order of sums.
+or reorders it each time. Packed, products of 1 to 8 rows take about half the time (``benchmarks/overhead.py --pieces`` prints it), so that
+checking a draft costs little more than decoding one token. The numbers are the same up to the order of sums.
 """
 
 from __future__ import annotations
