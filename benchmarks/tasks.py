@@ -28,7 +28,8 @@ def _messages(task: str, problem: dict[str, Any]) -> list[dict[str, str]]:
     if task == "humaneval":
         text = f"Complete this Python function. Answer with the whole function in one code block.\n\n```python\n{problem['prompt']}```"
     else:
-        text = f"{problem['question']}\n\nSolve it in two or three short lines, then give the answer as a number on a last line that starts with ####."
+        ask = "Solve it in two or three short lines, then give the answer as a number on a last line that starts with ####."
+        text = f"{problem['question']}\n\n{ask}"
     return [{"role": "user", "content": text}]
 
 

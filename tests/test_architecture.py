@@ -13,7 +13,7 @@ FILES = sorted(SRC.rglob("*.py"))
 
 # The core from the bottom up: a module imports modules of lower layers only.
 LAYERS = (
-    {"types", "noise", "clock"},
+    {"types", "noise", "clock", "wide"},
     {"probs", "protocols", "trees", "stats"},
     {"rounds"},
     {"sequence"},
