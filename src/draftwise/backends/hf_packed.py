@@ -7,6 +7,7 @@ checking a draft costs little more than decoding one token. The numbers are the 
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import torch
@@ -31,9 +32,12 @@ class PackedLinear(nn.Module):
 
 
 def pack(model: Any) -> int:
-    """Replaces the large linear layers of a model that is ours to change; returns how many. Other devices and dtypes, and a torch without
-    oneDNN, are left as they are. The model can then neither be trained nor saved."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")):  # type: ignore[no-untyped-call]
+    """Replaces the large linear layers of a model that is ours to change; returns how many. Other devices, dtypes and processors (it was
+    measured on x86 alone), and a torch without oneDNN, are left as they are. The model can then neither be trained nor saved."""
+    if platform.machine() not in ("x86_64", "AMD64") or not (
+        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    ):
         return 0
     found = [(parent, name) for parent in model.modules() for name, child in parent.named_children() if _fits(child)]
     with torch.no_grad():
