@@ -119,7 +119,7 @@ def draw(figures: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 0.34 * len(ordered) + 1.2))
     axes.barh([f["variant"] for f in ordered], centre, xerr=errors, color=colours, error_kw={"ecolor": "#333333", "capsize": 2, "lw": 1})
     axes.axvline(1, color="#333333", lw=0.8)
-    axes.set_xlabel("speed over plain decoding (bars: total tokens over total time; lines: 95 % over prompts)")
+    axes.set_xlabel("speed over plain decoding; lines: 95 % over prompts")
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path)
