@@ -2,6 +2,8 @@
 
     python benchmarks/gpu.py [--json FILE]
 
+Not yet run on a CUDA device: none was at hand when it was written; ``--device cpu`` runs.
+
 1. Tiny random models in float32: every lossless method writes what plain decoding writes, on the device as on the CPU, alone and in a batch.
 2. Random weights in the shapes of Qwen2.5 1.5B (target) and 0.5B (draft), bf16: seconds of a pass over k rows, of a draft step, and tokens/s of plain
    decoding here and in transformers, interleaved. Random weights give costs, not acceptance: the share of accepted tokens of a real pair is
