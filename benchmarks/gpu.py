@@ -6,8 +6,7 @@ Not yet run on a CUDA device: none was at hand when it was written; ``--device c
 
 1. Tiny random models in float32: every lossless method writes what plain decoding writes, on the device as on the CPU, alone and in a batch.
 2. Random weights in the shapes of Qwen2.5 1.5B (target) and 0.5B (draft), bf16: seconds of a pass over k rows, of a draft step, and tokens/s of plain
-   decoding here and in transformers, interleaved. Random weights give costs, not acceptance: the share of accepted tokens of a real pair is
-   applied to them by ``--tau`` and ``--drafted`` (from a committed summary of ``benchmarks/pair_report.py``).
+   decoding here and in transformers, interleaved. Random weights give costs, not acceptance.
 """
 
 from __future__ import annotations
