@@ -76,7 +76,7 @@ def main() -> None:
         pack(model)
     target, draft = (Timed(HF(model)) for model in models)
     context = Context(target, draft, target.vocab_size)
-    prompt = [int(t) for t in torch.randint(1000, 20000, (64,), generator=torch.Generator().manual_seed(0))]
+    prompt = ids(args)
     run(context, prompt, "adasd", 0.7, 12)
     rows = []
     for case in CASES:
@@ -152,6 +152,14 @@ def load(name: str | None, args: argparse.Namespace) -> Any:
     )
     torch.manual_seed(0)
     return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**shape)).to(args.device, torch.bfloat16)
+
+
+def ids(args: argparse.Namespace) -> list[int]:
+    """A text with something to go on; for random weights, whose rows are flat whatever they read, any ids."""
+    if args.random:
+        return list(range(1000, 1064))
+    text = "# Sorting algorithms in Python, each with a docstring and an example.\n\ndef merge_sort(items: list[int]) -> list[int]:\n"
+    return list(transformers.AutoTokenizer.from_pretrained(args.target)(text)["input_ids"])
 
 
 def run(context: Context, prompt: list[int], method: str, temperature: float, tokens: int) -> dict[str, Any]:
