@@ -4,8 +4,8 @@ transformers looks the function up by name for every layer; it is registered, an
 the model stays what its owner made it. Under a name that transformers has no mask for, models make no masks at all: sliding windows
 are known from the argument that every windowed layer passes along.
 
-Measured on two CPU cores (7 query heads a key head, 500 entries, bf16): one token 48 us with the group folded into the query rows, 500 us with
-repeated keys. Additive masks in the model's dtype beat boolean ones; above some hundred rows the native grouped kernel beats folding.
+On a CPU, folding a group of heads into the query rows beats repeating the keys, and additive masks in the model's dtype beat boolean ones; above
+some hundred rows the native grouped kernel beats folding.
 """
 
 from __future__ import annotations
