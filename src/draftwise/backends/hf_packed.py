@@ -1,8 +1,8 @@
 """Linear layers whose weights lie in oneDNN's own blocked order, put there once and not at every call.
 
-torch hands a bfloat16 or float32 product on a CPU to oneDNN with the weight as it lies; oneDNN then reads it at half the speed of the memory
-or reorders it each time. Packed, products of 1 to 8 rows take about half the time (``benchmarks/overhead.py --pieces`` prints it), so that
-checking a draft costs little more than decoding one token. The numbers are the same up to the order of sums.
+torch hands a bfloat16 or float32 product on a CPU to oneDNN with the weight as it lies, which is not the order it reads fastest. Packed, products
+of few rows are faster; ``benchmarks/overhead.py --pieces`` prints by how much (1.1 to 1.7 times in one run on two cores). The numbers are the
+same up to the order of sums.
 """
 
 from __future__ import annotations
