@@ -1,0 +1,1 @@
+"""Worker processes of the bench: one engine each, spoken to in JSON lines (see `lines`)."""
