@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from draftwise.commands.bench import app as bench
 from draftwise.commands.cite import cite
 from draftwise.commands.demo import demo
 from draftwise.commands.errors import EXIT_CODES, Guarded
@@ -43,6 +44,7 @@ def root(
 
 for command in (generate, demo, methods, cite, verify):
     app.command(epilog=EXIT_CODES)(command)
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

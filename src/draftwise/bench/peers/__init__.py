@@ -21,13 +21,15 @@ PEERS: dict[str, str] = {
 
 class Setup(NamedTuple):
     """What every peer is given alike. `target` and `draft` as typed; `dtype`: 'bfloat16', 'float32', 'float16'. `threads`: for the engine's own
-    option; the environment of the worker says the same. `max_context`: prompt and answer of the longest job, in tokens."""
+    option; the environment of the worker says the same. `max_context`: prompt and answer of the longest job, in tokens. `device`: as typed,
+    for engines that can use another than the CPU."""
 
     target: str
     draft: str | None
     dtype: str
     threads: int
     max_context: int
+    device: str = "cpu"
 
 
 class Peer(Protocol):

@@ -1,0 +1,145 @@
+"""From what was typed to what runs: every name checked before a model is loaded, and the configuration that a folder of rows belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from draftwise import __version__, catalog, loading
+from draftwise.bench import peers, plan, tasks
+from draftwise.bench.rendering import Renderer
+from draftwise.bench.run import Variant
+from draftwise.bench.schema import Problem
+from draftwise.spec import parse
+from draftwise.types import Sampling
+
+PLAIN = "plain"
+
+
+class Options(NamedTuple):
+    """The options of the command, lists split. `dtype` and `device` as typed."""
+
+    target: str
+    draft: str | None
+    methods: list[str]
+    tasks: list[str]
+    peers: list[str]
+    limit: int | None
+    max_tokens: str
+    temperature: float
+    top_p: float
+    seed: int
+    dtype: str | None
+    device: str | None
+    threads: int
+    data: Path | None
+    block: int
+    baseline: str
+    trace: bool
+    command: str
+
+
+class Chosen(NamedTuple):
+    """What will run. `tasks`: the problems of each. `limits`: most new tokens by task. `config`: what config.json holds."""
+
+    options: Options
+    methods: list[str]
+    peers: list[peers.Peer]
+    tasks: list[list[Problem]]
+    limits: dict[str, int]
+    config: dict[str, Any]
+
+
+def choose(options: Options) -> Chosen:
+    """Checks and loads what needs no model. Raises ValueError for what is not there, does not fit, or is out of range."""
+    methods = our_methods(options.methods, options.draft)
+    others = [peers.create(spec) for spec in options.peers]
+    names = [*methods, *(name for peer in others for name in peer.variants)]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"the variant {doubled[0]!r} would be there twice: rows could not tell them apart")
+    if options.baseline not in names:
+        raise ValueError(f"the baseline {options.baseline!r} is none of the variants: {catalog.suggest(options.baseline, names)}")
+    if not options.tasks:
+        raise ValueError("name at least one task: --tasks specbench,humaneval,gsm8k or a .jsonl file of your own prompts")
+    Sampling(options.temperature, top_p=options.top_p, seed=options.seed)
+    problems = [tasks.load(spec, options.data, options.limit, options.seed) for spec in options.tasks]
+    _unique([problem for some in problems for problem in some])
+    limits = plan.limits(options.max_tokens, {some[0].task: tasks.max_tokens(some[0].task) for some in problems})
+    return Chosen(options, methods, others, problems, limits, _config(options, methods, problems, limits))
+
+
+def our_methods(specs: Sequence[str], draft: str | None) -> list[str]:
+    """The specs as they are named in rows, plain decoding first; without any, all presets that run with what is given."""
+    presets = [e.name for e in catalog.entries("method").values() if e.parts and (draft is not None or e.parts[2] != "draft-model")]
+    chosen = [str(parse(spec)) for spec in specs] or presets
+    for spec in chosen:
+        entry = catalog.entry("method", parse(spec).name)
+        catalog.method(spec, None, drafter=object())  # any object: a drafter needs the models
+        if draft is None and entry.parts and entry.parts[2] == "draft-model":
+            raise ValueError(f"the method {spec!r} needs a draft model: name one with --draft, or take {', '.join(presets)}")
+    return list(dict.fromkeys([PLAIN, *chosen]))
+
+
+def frame(options: Options, max_context: int) -> peers.Setup:
+    """What all engines are told alike."""
+    device = loading.pick_device(options.device)
+    dtype = str(loading.pick_dtype(options.dtype, device)).removeprefix("torch.")
+    return peers.Setup(options.target, options.draft, dtype, options.threads, max_context, str(device))
+
+
+def theirs(chosen: Chosen, setup: peers.Setup) -> tuple[list[Variant], list[str]]:
+    """The variants of the peers that can run, and a sentence for each that cannot."""
+    found: list[Variant] = []
+    skipped: list[str] = []
+    for peer in chosen.peers:
+        if reason := peer.missing(setup):
+            skipped.append(f"{peer.name} is skipped: {reason}; it is installed by: {peer.install}")
+            continue
+        for name in peer.variants:
+            try:
+                found.append(Variant(name, tuple(peer.command(setup, name)), name))
+            except ValueError as error:
+                skipped.append(f"{name} is skipped: {error}")
+    return found, skipped
+
+
+def contexts(chosen: Chosen, renderer: Renderer) -> dict[tuple[str, str], int]:
+    """By (task, id), how many tokens prompt and answers take at most."""
+    found = {}
+    for problem in (problem for some in chosen.tasks for problem in some):
+        turns = len(problem.turns)
+        prompt = len(renderer.ids(problem.turns, [""] * (turns - 1)))
+        found[problem.task, problem.id] = prompt + turns * chosen.limits[problem.task] + 16 * (turns - 1)  # an answer's ids may part anew
+    return found
+
+
+def _unique(problems: Sequence[Problem]) -> None:
+    seen = set()
+    for problem in problems:
+        if (problem.task, problem.id) in seen:
+            raise ValueError(f"the task {problem.task!r} has two problems named {problem.id!r}: rows could not tell them apart")
+        seen.add((problem.task, problem.id))
+
+
+def _config(options: Options, methods: list[str], problems: list[list[Problem]], limits: dict[str, int]) -> dict[str, Any]:
+    setup = frame(options, 0)
+    return {
+        "draftwise": __version__,
+        "command": options.command,
+        "baseline": options.baseline,
+        "target": options.target,
+        "draft": options.draft,
+        "methods": methods,
+        "peers": options.peers,
+        "tasks": {some[0].task: {"version": some[0].version, "problems": len(some), "hash": plan.fingerprint(some)} for some in problems},
+        "limit": options.limit,
+        "max_tokens": limits,
+        "temperature": options.temperature,
+        "top_p": options.top_p,
+        "seed": options.seed,
+        "dtype": setup.dtype,
+        "device": setup.device,
+        "threads": options.threads,
+        "trace": options.trace,
+    }
