@@ -1,0 +1,156 @@
+"""The two pictures that answer most questions: how fast, and at what quality."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from draftwise.bench.bootstrap import Estimate, wilson
+from draftwise.bench.measures import Figure
+from draftwise.bench.page.canvas import LIGHT, empty, kind, label, svg
+
+_KINDS = {"ours": "draftwise", "peer": "peers", "plain": "plain decoding"}
+_ROW = 0.26  # inches of height per variant
+
+
+class Spot(NamedTuple):
+    """A variant in the picture of quality against speed."""
+
+    figure: Figure
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+def speed(figures: Sequence[Figure]) -> str:
+    """Tokens per second, and the speed-up over the plain decoding of the same engine, both with intervals; the fastest on top."""
+    known = sorted((f for f in figures if f.tokens_per_second), key=lambda f: (f.tokens_per_second or Estimate(0, 0, 0)).point)
+    figure, axes = empty(_ROW * len(known) + 1.15, 1, 2, sharey=True, gridspec_kw={"width_ratios": [1.25, 1]})
+    left, right = axes[0]
+    for y, f in enumerate(known):
+        colour = LIGHT[kind(f)]
+        assert f.tokens_per_second
+        left.barh(y, f.tokens_per_second.point, color=colour, height=0.68, alpha=0.85)
+        _whisker(left, f.tokens_per_second, y, LIGHT["text"])
+        _value(left, f.tokens_per_second, y)
+        if f.over_plain and f.variant != f.own_plain:
+            _whisker(right, f.over_plain, y, colour)
+            right.plot(f.over_plain.point, y, _marker(f), color=colour, ms=6)
+            _value(right, f.over_plain, y)
+    left.set_yticks(range(len(known)), [label(f) for f in known])
+    left.set_ylim(-0.7, len(known) - 0.3)
+    left.set_xlabel("tokens per second")
+    right.set_xlabel("times the plain decoding of the same engine")
+    right.axvline(1, color=LIGHT["plain"], lw=1.2)
+    right.spines["left"].set_visible(False)
+    for axis in (left, right):
+        axis.grid(axis="x")
+        axis.tick_params(axis="y", length=0)
+    _legend(figure, known)
+    return svg(figure, "Tokens per second and speed-up over plain decoding, with 95 % intervals")
+
+
+def pareto(figures: Sequence[Figure]) -> str:
+    """Quality against speed. Quality: right answers over all tasks that have them, or else how much of the text equals plain decoding's."""
+    judged = any(f.accuracy for f in figures)
+    spots = list(_spots(figures, judged))
+    figure, axes = empty(5.4)
+    axis = axes[0, 0]
+    best = front(spots)
+    axis.plot([s.x for s in best], [s.y for s in best], color=LIGHT["soft"], lw=1, ls=(0, (4, 3)), drawstyle="steps-pre", zorder=1)
+    for s in spots:
+        axis.plot(s.x, s.y, _marker(s.figure), color=LIGHT[kind(s.figure)], ms=7, mec=LIGHT["paper"], mew=0.6, zorder=3)
+    axis.set_xlabel("tokens per second (further right is faster)")
+    axis.set_ylabel("right answers, % of all tasks that have them" if judged else "text equal to plain decoding's, %")
+    axis.grid()
+    axis.margins(0.12, 0.22)
+    axis.set_ylim(axis.get_ylim()[0], min(104, axis.get_ylim()[1]))
+    if judged and spots:
+        _typical_interval(axis, spots)
+    _legend(figure, [s.figure for s in spots])
+    _name(figure, axis, sorted(spots, key=lambda s: (s not in best, kind(s.figure) == "plain", -s.x)))
+    return svg(figure, "Quality against speed, with the Pareto front")
+
+
+def front(spots: Sequence[Spot]) -> list[Spot]:
+    """Those that no other beats in one of speed and quality without losing in the other, slowest first."""
+    better = [s for s in spots if not any(o.x >= s.x and o.y >= s.y and (o.x, o.y) != (s.x, s.y) for o in spots)]
+    return sorted(better, key=lambda s: (s.x, -s.y))
+
+
+def _spots(figures: Sequence[Figure], judged: bool) -> Iterator[Spot]:
+    for f in figures:
+        right, of = (sum(getattr(task, name) for task in f.accuracy.values()) for name in ("right", "of"))
+        share = wilson(right, of) if judged else Estimate(*[f.common_prefix] * 3) if f.common_prefix is not None else None
+        if share and f.tokens_per_second:
+            yield Spot(f, f.tokens_per_second.point, *(100 * value for value in share))
+
+
+def _typical_interval(axis: Any, spots: Sequence[Spot]) -> None:
+    """One interval in the corner stands for all: 25 crossing ones could not be read."""
+    middle = sorted(spots, key=lambda s: s.high - s.low)[len(spots) // 2]
+    note = f"95 % interval of a share of right answers: about ± {(middle.high - middle.low) / 2:.0f} points"
+    axis.annotate(note, (0.995, 0.015), xycoords="axes fraction", ha="right", va="bottom", color=LIGHT["soft"], fontsize=9)
+
+
+def _name(figure: Any, axis: Any, spots: Sequence[Spot]) -> None:
+    """A name beside each point, the important ones first, at the nearest place where it covers neither a point nor another name."""
+    figure.draw_without_rendering()
+    box = axis.get_window_extent()
+    pixels = [axis.transData.transform((s.x, s.y)) for s in spots]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in pixels]
+    taken.append((box.x1 - 300, box.y0, box.x1, box.y0 + 18))  # the note in the corner
+    for s, (x, y) in zip(spots, pixels, strict=True):
+        text = label(s.figure, 30)
+        wide, high = 5.6 * len(text) * figure.dpi / 72, 11 * figure.dpi / 72
+        for place in _places(x, y, wide, high):
+            inside = place[0] > box.x0 and place[2] < box.x1 and place[1] > box.y0 and place[3] < box.y1
+            if inside and not any(_meet(place, other) for other in taken):
+                taken.append(place)
+                _write(axis, text, s, place, (x, y), figure.dpi)
+                break
+
+
+def _places(x: float, y: float, wide: float, high: float) -> Iterator[tuple[float, float, float, float]]:
+    """Boxes around a point, nearest first: right, left, above, below, then further up and down."""
+    for step in (0.0, *(sign * level * high for level in range(1, 14) for sign in (1, -1))):
+        for left in (x + 8, x - 8 - wide, x - wide / 2) if step else (x + 8, x - 8 - wide):
+            yield left, y + step - high / 2, left + wide, y + step + high / 2
+
+
+def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _write(axis: Any, text: str, spot: Spot, place: tuple[float, ...], at: tuple[float, float], dpi: float) -> None:
+    side = "left" if place[0] > at[0] else "right" if place[2] < at[0] else "center"
+    anchor = {"left": place[0], "right": place[2], "center": (place[0] + place[2]) / 2}[side]
+    offset = [(a - b) * 72 / dpi for a, b in zip((anchor, (place[1] + place[3]) / 2), at, strict=True)]
+    far = abs(offset[1]) > 10
+    line = {"arrowstyle": "-", "color": LIGHT["plain"], "lw": 0.5, "shrinkA": 0, "shrinkB": 3} if far else None
+    ground = {"facecolor": LIGHT["paper"], "edgecolor": "none", "alpha": 0.75, "pad": 0.3}
+    how = {"textcoords": "offset points", "ha": side, "va": "center", "fontsize": 9, "arrowprops": line, "bbox": ground, "zorder": 2}
+    axis.annotate(text, (spot.x, spot.y), offset, **how)
+
+
+def _whisker(axis: Any, found: Estimate, y: float, colour: str) -> None:
+    axis.plot([found.low, found.high], [y, y], color=colour, lw=1.3, solid_capstyle="butt")
+
+
+def _value(axis: Any, found: Estimate, y: float) -> None:
+    axis.annotate(f"{found.point:.2f}", (found.high, y), (5, 0), textcoords="offset points", va="center", fontsize=8.5, color=LIGHT["soft"])
+
+
+def _marker(figure: Figure) -> str:
+    return "D" if figure.relaxed_share else "s" if kind(figure) == "peer" else "o"
+
+
+def _legend(figure: Any, known: Sequence[Figure]) -> None:
+    from matplotlib.lines import Line2D
+
+    kinds = [name for name in _KINDS if any(kind(f) == name for f in known)]
+    signs = [Line2D([], [], ls="", marker="s" if name == "peer" else "o", color=LIGHT[name], ms=7, label=_KINDS[name]) for name in kinds]
+    if any(f.relaxed_share for f in known):
+        signs.append(Line2D([], [], ls="", marker="D", color=LIGHT["ours"], ms=6, label="draftwise, lossy"))
+    figure.legend(handles=signs, loc="outside upper left", ncols=len(signs), handletextpad=0.2, columnspacing=1.4)
