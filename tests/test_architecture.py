@@ -15,7 +15,7 @@ FILES = sorted(SRC.rglob("*.py"))
 LAYERS = (
     {"types", "noise", "clock", "wide"},
     {"probs", "protocols", "trees", "stats"},
-    {"rounds"},
+    {"rounds", "evidence"},
     {"sequence"},
     {"engine"},
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
-from draftwise.types import Draft, DraftStep, Feed, Now, Outcome, Round, Rows, Target, Text, Uniforms, Verdict
+from draftwise.types import Chance, Decision, Draft, DraftStep, Feed, Figures, Now, Outcome, Round, Rows, Target, Text, Uniforms, Verdict
 
 Relax = Callable[[int], bool]
 """Asked with the draft index before every acceptance that a lossless rule would refuse; False forbids it. A budget is such a callable."""
@@ -62,7 +62,65 @@ class Accept(Protocol):
         ...
 
     def judge(self, target: Target, draft: Draft, u: Uniforms, state: Any, relax: Relax = always) -> tuple[Verdict, Any]:
-        """The verdict on one sequence's draft (N may be 0) and the next state. Reads its arguments, writes none."""
+        """The verdict on one sequence's draft (N may be 0) and the next state. Reads its arguments, writes none. See also `Decides`."""
+        ...
+
+
+@runtime_checkable
+class Evidence(Protocol):
+    """What rules look at of the N tokens x of a drafted chain, as plain floats; nothing is computed before it is asked for. While decoding it is
+    read from the rows (`draftwise.evidence.Live`), in a replay from a recorded trace. A rule asks for token i only if its verdict hangs on
+    it: a replay knows no more than what was recorded."""
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def token(self, i: int) -> int:
+        """x itself."""
+        ...
+
+    def chance(self, i: int) -> Chance:
+        """The rejection test of x."""
+        ...
+
+    def match(self, i: int) -> bool:
+        """Whether x is what the target draws itself, with its own uniform of that position or, under a coupled rule, with the shared noise. At
+        temperature 0: whether x is the argmax."""
+        ...
+
+    def allowed(self, i: int) -> bool:
+        """Whether x survives the request's processors and truncation."""
+        ...
+
+    def law(self, i: int) -> Figures:
+        """The target's **warped** law at x: what plain decoding samples from."""
+        ...
+
+    def raw(self, i: int) -> Figures:
+        """The target's **raw** softmax at x."""
+        ...
+
+    def top(self, i: int) -> Sequence[tuple[int, float]]:
+        """The largest entries of the target's raw softmax: at most 8 pairs (id, probability), falling."""
+        ...
+
+    def distance(self, i: int) -> float:
+        """Jensen-Shannon distance of the raw softmaxes of draft and target, in [0, 1]. Only for rules with `wants_logits`."""
+        ...
+
+    def step(self, i: int) -> DraftStep:
+        """What the drafter knew of x. Only of drafters with rows."""
+        ...
+
+
+@runtime_checkable
+class Decides(Protocol):
+    """An `Accept` whose verdict needs no rows. `judge` is then this decision and the law of the next token, and a recorded trace can be replayed
+    under the rule. Optional: a rule without it decodes as well, and replays say that they cannot answer for it."""
+
+    def decide(self, evidence: Evidence, state: Any, relax: Relax = always) -> Decision:
+        """How many tokens of a chain stay, by the very same code that `judge` runs. Reads its arguments, writes none."""
         ...
 
 

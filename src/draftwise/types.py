@@ -88,7 +88,7 @@ class DraftStep(NamedTuple):
 class Sparse(NamedTuple):
     """A law given by its support: `ids` int64 [N, K] and their probabilities `p` float32 [N, K]; zero everywhere else.
 
-    Ids of one row are distinct; a row with fewer than K entries is filled with probability 0."""
+    Ids of probability above 0 are distinct in a row; a row with fewer than K entries is filled with probability 0."""
 
     ids: Tensor
     p: Tensor
@@ -138,6 +138,36 @@ class Verdict(NamedTuple):
     path: list[int]
     weights: Tensor
     relaxed: tuple[int, ...] = ()
+
+
+class Chance(NamedTuple):
+    """The rejection test of one draft token x: the uniform `u`, the target's warped `p` (x) and the `q` (x) that x was drawn from (1 where it
+    was chosen without chance). Accepted iff `passed`."""
+
+    u: float
+    p: float
+    q: float
+
+    @property
+    def passed(self) -> bool:
+        return self.u * self.q < self.p  # strictly, in float64: a token with p = 0 is never taken
+
+
+class Figures(NamedTuple):
+    """What one law says of one token: its probability, the two largest of the law, and the law's entropy in nats."""
+
+    prob: float
+    top1: float
+    top2: float
+    entropy: float
+
+
+class Decision(NamedTuple):
+    """The half of a `Verdict` that needs no rows: the first `accepted` tokens of a chain stay, `relaxed` as there, and the rule's next state."""
+
+    accepted: int
+    relaxed: tuple[int, ...]
+    state: Any
 
 
 class Feed(NamedTuple):

@@ -25,14 +25,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
-from draftwise import probs
+from draftwise.evidence import Live
 from draftwise.methods.adasd_kde import POINTS, Distances, mean, posterior, seen
-from draftwise.methods.speculative import one_hot, passes, remainder
-from draftwise.protocols import Relax, always
-from draftwise.types import Draft, DraftStep, Now, Round, Target, Uniforms, Verdict
+from draftwise.methods.speculative import one_hot, remainder
+from draftwise.protocols import Evidence, Relax, always
+from draftwise.types import Decision, Draft, DraftStep, Now, Round, Target, Uniforms, Verdict
 
 
 class Rejected(NamedTuple):
@@ -103,19 +102,22 @@ class AdaSDAccept:
         nothing = Distances(grid=(0.0,) * POINTS if self.version == 2 else ())
         return Judged(nothing, nothing)
 
-    def judge(self, target: Target, draft: Draft, u: Uniforms, state: Judged, relax: Relax = always) -> tuple[Verdict, Judged]:
-        passed = matches(target, draft, u) if self.base == "match" else passes(target, draft, u)
-        near, allowed = self._near(state), target.allowed.tolist()
+    def decide(self, evidence: Evidence, state: Judged, relax: Relax = always) -> Decision:
+        near = self._near(state)
         distances: list[float] = []
         relaxed: list[int] = []
-        for i, fine in enumerate(passed):
-            if i == len(distances):
-                distances += _distances(target, draft, i, passed)
-            if not fine and not (near(distances[i]) and allowed[i] and relax(i)):
-                return self._refused(target, draft, u, i, relaxed), Judged(seen(state.accepted, distances[:i]), seen(state.rejected, distances[i:]))
+        for i in range(len(evidence)):
+            fine = evidence.match(i) if self.base == "match" else evidence.chance(i).passed
+            distances.append(evidence.distance(i))
+            if not fine and not (near(distances[i]) and evidence.allowed(i) and relax(i)):
+                return Decision(i, tuple(relaxed), Judged(seen(state.accepted, distances[:i]), seen(state.rejected, distances[i:])))
             relaxed += [] if fine else [i]
-        n = len(passed)
-        return Verdict(list(range(n)), target.p[n], tuple(relaxed)), Judged(seen(state.accepted, distances), state.rejected)
+        return Decision(len(evidence), tuple(relaxed), Judged(seen(state.accepted, distances), state.rejected))
+
+    def judge(self, target: Target, draft: Draft, u: Uniforms, state: Judged, relax: Relax = always) -> tuple[Verdict, Judged]:
+        evidence = Live(target, draft, u)
+        n, relaxed, after = self.decide(evidence, state, relax)
+        return Verdict(list(range(n)), self._next(evidence, n), relaxed), after
 
     def _near(self, state: Judged) -> Callable[[float], bool]:
         """The test of a distance, frozen for the round."""
@@ -129,48 +131,12 @@ class AdaSDAccept:
             return lambda d: False
         return lambda d: d < mean(rejected) and posterior(accepted, rejected, d) > 0.5
 
-    def _refused(self, target: Target, draft: Draft, u: Uniforms, i: int, relaxed: list[int]) -> Verdict:
-        weights = choice(target, draft, u, i) if self.base == "match" else remainder(target, draft, i)
-        return Verdict(list(range(i)), weights, tuple(relaxed))
-
-
-def matches(target: Target, draft: Draft, u: Uniforms) -> list[bool]:
-    """Whether each token of a chain is what the target draws by inversion with its own uniform, ``probs.sample(p, u.sample)``: [N].
-
-    A token that has all of the mass, or none, needs no look at its row. For the others a sum up to the token stands for the cumulative sum
-    of the row, at a tenth of the cost."""
-    if not len(draft.tokens):
-        return []
-    masses = probs.picked(target.p, draft.tokens).tolist()
-    passed = [mass == 1 for mass in masses]
-    end = masses.index(0.0) if 0.0 in masses else len(masses)  # above temperature 0 nothing goes on after a token without mass
-    for i, drawn in zip(range(end), _drawn(target.p[:end], draft.tokens[:end].tolist(), masses, u.sample), strict=True):
-        passed[i] = passed[i] or drawn
-    return passed
-
-
-def _drawn(p: Tensor, tokens: Sequence[int], masses: Sequence[float], u: Tensor) -> list[bool]:
-    """Whether inversion of each row of `p` [n, V] at `u` [n] gives its token, whose mass is known."""
-    if all(mass == 1 for mass in masses[: len(tokens)]):
-        return [True] * len(tokens)
-    before = torch.stack([row[:token].sum(dtype=torch.float64) for row, token in zip(p, tokens, strict=True)])
-    bounds = torch.stack([before, p.sum(-1, dtype=torch.float64)]).tolist()
-    return [low <= aim * total < low + mass for low, total, mass, aim in zip(*bounds, masses, u.tolist(), strict=False)]
-
-
-def choice(target: Target, draft: Draft, u: Uniforms, i: int) -> Tensor:
-    """The law of the target's own choice in place of draft token i, which is not it: one-hot [V], or p where that token has no mass, so that
-    drawing from p is drawing something else."""
-    p = target.p[i]
-    if not float(p[int(draft.tokens[i])]):
-        return p
-    return one_hot(int(probs.sample(p[None], u.sample[i : i + 1])[0]), p)
-
-
-def _distances(target: Target, draft: Draft, start: int, passed: Sequence[bool]) -> list[float]:
-    """The distances of token `start` and those after it, up to the first that fails the base test: the others may never be judged."""
-    if draft.logits is None:
-        raise ValueError(f"the acceptance rule adasd compares rows, and the drafter {draft.origin!r} gave none: use a draft model, or another rule")
-    end = next((i + 1 for i in range(start, len(passed)) if not passed[i]), len(passed))
-    found: list[float] = probs.js_distance(target.logits[start:end], draft.logits[start:end].to(target.logits.device)).tolist()
-    return found
+    def _next(self, evidence: Live, n: int) -> Tensor:
+        """The law of the token after n accepted ones."""
+        target, draft = evidence.target, evidence.draft
+        if n == len(evidence):
+            return target.p[n]
+        if self.base == "ratio":
+            return remainder(target, draft, n)
+        # the target's own choice, which draft token n is not; where that token has no mass drawing from p is drawing something else
+        return one_hot(evidence.choice(n), target.p[n]) if float(target.p[n, evidence.token(n)]) else target.p[n]

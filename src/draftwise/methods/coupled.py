@@ -15,9 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from draftwise.evidence import Live
 from draftwise.methods.speculative import one_hot
-from draftwise.protocols import Relax, always
-from draftwise.types import Draft, Target, Uniforms, Verdict
+from draftwise.protocols import Evidence, Relax, always
+from draftwise.types import Decision, Draft, Target, Uniforms, Verdict
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,11 @@ class Coupled:
     def init(self, last: int | None) -> int:
         return 0
 
+    def decide(self, evidence: Evidence, state: int, relax: Relax = always) -> Decision:
+        n = len(evidence)
+        return Decision(next((i for i in range(n) if not evidence.match(i)), n), (), state)
+
     def judge(self, target: Target, draft: Draft, u: Uniforms, state: int, relax: Relax = always) -> tuple[Verdict, int]:
-        scores = target.p if u.race is None else target.p.double().log() + u.race.to(target.p.device)
-        chosen = scores.argmax(-1).tolist()
-        tokens = draft.tokens.tolist()
-        n = next((i for i, token in enumerate(tokens) if token != chosen[i]), len(tokens))
-        return Verdict(list(range(n)), one_hot(chosen[n], target.p[n])), state
+        evidence = Live(target, draft, u)
+        n, _, state = self.decide(evidence, state)
+        return Verdict(list(range(n)), one_hot(evidence.choice(n), target.p[n])), state

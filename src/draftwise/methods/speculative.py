@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from draftwise import probs
-from draftwise.protocols import Relax, always
-from draftwise.types import Draft, Target, Uniforms, Verdict
+from draftwise.evidence import Live
+from draftwise.protocols import Evidence, Relax, always
+from draftwise.types import Decision, Draft, Target, Uniforms, Verdict
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,13 @@ class Speculative:
     def init(self, last: int | None) -> int:
         return 0
 
+    def decide(self, evidence: Evidence, state: int, relax: Relax = always) -> Decision:
+        n = len(evidence)
+        return Decision(next((i for i in range(n) if not evidence.chance(i).passed), n), (), state)
+
     def judge(self, target: Target, draft: Draft, u: Uniforms, state: int, relax: Relax = always) -> tuple[Verdict, int]:
-        passed = passes(target, draft, u)
-        n = passed.index(False) if False in passed else len(passed)
-        return Verdict(list(range(n)), target.p[n] if n == len(passed) else remainder(target, draft, n)), state
-
-
-def passes(target: Target, draft: Draft, u: Uniforms) -> list[bool]:
-    """The rejection test of each token of a chain as if those before it had passed: [N]. One transfer to the host."""
-    if not len(draft.tokens):
-        return []
-    p = probs.picked(target.p, draft.tokens)
-    q = torch.ones_like(p) if draft.probs is None else probs.picked(draft.probs, draft.tokens).to(p.device)
-    ratios = zip(u.accept.tolist(), *torch.stack([p, q]).tolist(), strict=True)
-    return [chance * q_x < p_x for chance, p_x, q_x in ratios]  # Python floats: float64
+        n, _, state = self.decide(Live(target, draft, u), state)
+        return Verdict(list(range(n)), target.p[n] if n == len(draft.tokens) else remainder(target, draft, n)), state
 
 
 def remainder(target: Target, draft: Draft, i: int) -> Tensor:

@@ -13,16 +13,13 @@ already, so that all drafted tokens face the test. With Medusa's constants eps n
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from draftwise import probs
-from draftwise.methods.speculative import passes
-from draftwise.protocols import Relax, always
-from draftwise.types import Draft, Target, Uniforms, Verdict
+from draftwise.evidence import Live
+from draftwise.protocols import Evidence, Relax, always
+from draftwise.types import Decision, Draft, Target, Uniforms, Verdict
 
 
 @dataclass(frozen=True)
@@ -45,40 +42,26 @@ class Typical:
     def init(self, last: int | None) -> int:
         return 0
 
-    def judge(self, target: Target, draft: Draft, u: Uniforms, state: int, relax: Relax = always) -> tuple[Verdict, int]:
-        path: list[int] = []
+    def decide(self, evidence: Evidence, state: int, relax: Relax = always) -> Decision:
         relaxed: list[int] = []
-        verdicts = zip(self._likely(target, draft.tokens), passes(target, draft, u), strict=True)
-        for i, (likely, lossless) in enumerate(verdicts):
+        for i in range(len(evidence)):
+            likely, lossless = self._likely(evidence, i), evidence.chance(i).passed
             if not likely or not (lossless or relax(i)):
-                break
-            path.append(i)
+                return Decision(i, tuple(relaxed), state)
             relaxed += [] if lossless else [i]
-        return Verdict(path, target.p[len(path)], tuple(relaxed)), state
+        return Decision(len(evidence), tuple(relaxed), state)
 
-    def _likely(self, target: Target, tokens: Tensor) -> list[bool]:
-        """Which tokens of a chain pass the test on their row: [N]."""
-        n = len(tokens)
-        if not n:
-            return []
-        sure = target.p[:n].amax(-1) == 1
-        if bool(sure.all()):
-            return self._sure(target, tokens)
-        passed = probs.picked(target.p, tokens) > self.least(target.p[:n])
-        if not bool(sure.any()):
-            return _flags(passed)
-        return [a if b else c for a, b, c in zip(self._sure(target, tokens), _flags(sure), _flags(passed), strict=True)]
+    def judge(self, target: Target, draft: Draft, u: Uniforms, state: int, relax: Relax = always) -> tuple[Verdict, int]:
+        n, relaxed, state = self.decide(Live(target, draft, u), state, relax)
+        return Verdict(list(range(n)), target.p[n], relaxed), state
 
-    def _sure(self, target: Target, tokens: Tensor) -> list[bool]:
-        """The test of rows whose law is one-hot."""
-        raw = target.logits[: len(tokens)].float().softmax(-1)
-        likely = (probs.picked(raw, tokens) > self.least(raw)) & target.allowed.to(raw.device)
-        return _flags(likely | (probs.picked(target.p, tokens) == 1))
+    def _likely(self, evidence: Evidence, i: int) -> bool:
+        law = evidence.law(i)
+        if law.top1 < 1:
+            return law.prob > self.least(law.entropy)
+        raw = evidence.raw(i)
+        return law.prob == 1 or (evidence.allowed(i) and raw.prob > self.least(raw.entropy))
 
-    def least(self, laws: Tensor) -> Tensor:
-        """The probability that a token must exceed: [n] of `laws` [n, V]."""
-        return (self.delta * torch.exp(-torch.special.entr(laws).sum(-1))).clamp(max=self.eps)
-
-
-def _flags(row: Tensor) -> list[bool]:
-    return [bool(flag) for flag in row.tolist()]
+    def least(self, entropy: float) -> float:
+        """The probability that a token must exceed where its law has this entropy, in nats."""
+        return min(self.eps, self.delta * math.exp(-entropy))
