@@ -214,6 +214,17 @@ def test_figures_are_medians_and_quartiles():
     assert found == {"model": TARGET, "context": 8, "rows": 1, "median_s": 2.0, "q1_s": 1.0, "q3_s": 3.0, "passes": 5}
 
 
+@pytest.mark.parametrize("passes", [1, 2, 4])
+def test_a_picture_of_what_there_is(tmp_path, passes):
+    """One pass gives no speed-up to draw, two are no draft, and a draft that never pays is a line at 1."""
+    pytest.importorskip("matplotlib")
+    work = [Job(TARGET, 8, 1), Job(TARGET, 8, 4), Job(DRAFT, 8, 1), Job(TARGET, 64, 1)]
+    bench.draw({job: [1.0, 2.0] for job in work[:passes]}, "word " * 60, tmp_path / "some.svg")
+    first = (tmp_path / "some.svg").read_bytes()
+    bench.draw({job: [1.0, 2.0] for job in work[:passes]}, "word " * 60, tmp_path / "some.svg")
+    assert b"</svg>" in first and (tmp_path / "some.svg").read_bytes() == first, "the same file for the same figures"
+
+
 def test_arithmetic_needs_no_torch():
     code = "import sys; import draftwise.bench.profile; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

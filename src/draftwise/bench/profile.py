@@ -8,6 +8,7 @@ of the draft and v(k) the target's pass over k tokens. Plain decoding emits one 
 from __future__ import annotations
 
 import random
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ACCEPTANCES = tuple(a / 100 for a in range(50, 100, 5))
 LENGTHS = (1, 2, 3, 5, 8, 16)
 TARGET, DRAFT = "target", "draft"
+_TICKS = (1, 1.2, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _CHUNK = 256  # context tokens read in one pass, as the engine does
 
 
@@ -239,7 +241,7 @@ def draw(samples: Samples, title: str, path: Path) -> None:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(9.6, 5.2), layout="constrained")
         left, right = figure.subplots(1, 2)
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(textwrap.fill(title, 110), fontsize=10)
         for context, colour in zip(sorted({job.context for job in samples}), _shades(samples), strict=True):
             _draw_costs(left, samples, context, colour)
             _draw_speed(right, samples, context, colour)
@@ -247,9 +249,13 @@ def draw(samples: Samples, title: str, path: Path) -> None:
         left.set_ylim(bottom=0)
         right.axhline(1, color="#333333", lw=0.8)
         right.set(xlabel="chance that a drafted token is accepted (%)", ylabel="speed over plain decoding", title="Speed at the best draft length")
+        right.set_yscale("log")  # else what costs nothing leaves no room for the rest
+        low, high = right.get_ylim()
+        right.set_yticks([tick for tick in _TICKS if low <= tick <= high], labels=[f"{tick:g}x" for tick in _TICKS if low <= tick <= high])
+        right.minorticks_off()
         for axes in (left, right):
             axes.title.set_fontsize(9)
-            lines = sorted(axes.get_legend_handles_labels()[0], key=lambda line: line.get_linestyle(), reverse=axes is right)
+            lines = sorted(axes.get_legend_handles_labels()[0], key=lambda line: line.get_linestyle())
             kinds = len({line.get_linestyle() for line in lines})
             axes.legend(handles=lines, frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=max(1, kinds))
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=120)
