@@ -8,13 +8,12 @@ of the draft and v(k) the target's pass over k tokens. Plain decoding emits one 
 from __future__ import annotations
 
 import random
+import statistics
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
 
 if TYPE_CHECKING:
     from draftwise.protocols import Backend
@@ -53,6 +52,8 @@ def expected(a: float, n: int) -> float:
 
 def verify_s(costs: Costs, k: int) -> float:
     """Seconds of a pass over `k` tokens; between two measured ones on the line through them. Raises ValueError beyond them."""
+    import numpy as np  # inside, since the command line imports this file for every command
+
     ks, seconds = zip(*costs.verify, strict=True)
     if not ks[0] <= k <= ks[-1]:
         raise ValueError(f"passes over {ks[0]} to {ks[-1]} tokens were measured, {k} is none of them")
@@ -139,6 +140,7 @@ class Probe:
     its own, and every pass is taken back by `keep`. `seed` draws the ids. `now`: a clock in seconds."""
 
     def __init__(self, backends: Mapping[str, Backend], work: Sequence[Job], seed: int = 0, now: Callable[[], float] = time.perf_counter) -> None:
+        import numpy as np
         import torch
 
         self.work, self._backends, self._now = list(work), dict(backends), now
@@ -208,6 +210,8 @@ def measure(probe: Probe, samples: Samples, seconds: float, seed: int = 0, now: 
 
 def figures(samples: Samples) -> list[dict[str, Any]]:
     """For each job its median and quartiles in seconds, and of how many passes."""
+    import numpy as np
+
     found = []
     for job, some in sorted(samples.items()):
         low, middle, high = (float(x) for x in np.percentile(some, (25, 50, 75)))
@@ -217,7 +221,7 @@ def figures(samples: Samples) -> list[dict[str, Any]]:
 
 def costs_at(samples: Samples, context: int, draft: bool) -> Costs | None:
     """The medians at a context, with the measured draft or with one that costs nothing; None where too little was measured."""
-    medians = {job: float(np.median(some)) for job, some in samples.items() if job.context == context and some}
+    medians = {job: statistics.median(some) for job, some in samples.items() if job.context == context and some}
     verify = tuple(sorted((job.rows, s) for job, s in medians.items() if job.model == TARGET))
     step = medians.get(Job(DRAFT, context, 1)) if draft else 0.0
     if step is None or len(verify) < 2 or verify[0][0] != 1:

@@ -215,7 +215,7 @@ def notes(samples: bench.Samples) -> list[str]:
     if fewest < _FEW:
         lines.append(f"So few passes are a first impression only: give it more --seconds, so that each is made {_FEW} times or more.")
     elif (spread := sorted(_spread(f) / f["median_s"] for f in found)[len(found) // 2]) > _NOISY:
-        lines.append(f"The passes scatter by ±{spread:.0%}: something else uses this machine, so take what follows with care.")
+        lines.append(f"The passes scatter by ±{spread:.0%}: something else seems to use this machine, so take what follows with care.")
     return lines
 
 
