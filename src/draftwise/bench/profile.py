@@ -245,7 +245,7 @@ def draw(samples: Samples, title: str, path: Path) -> None:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(9.6, 5.2), layout="constrained")
         left, right = figure.subplots(1, 2)
-        figure.suptitle(textwrap.fill(title, 110), fontsize=10)
+        figure.suptitle("\n".join(textwrap.fill(line, 110) for line in title.splitlines()), fontsize=10)
         for context, colour in zip(sorted({job.context for job in samples}), _shades(samples), strict=True):
             _draw_costs(left, samples, context, colour)
             _draw_speed(right, samples, context, colour)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import shlex
 import sys
 import time
@@ -71,7 +70,7 @@ def profile(
         save(out / _FILE, config, samples)
     report(config, samples, as_json)
     if out:
-        picture(samples, heading(config), out / _PICTURE)
+        picture(samples, heading(config).replace(": ", "\n", 1), out / _PICTURE)
     if interrupted:
         complain("interrupted: what was measured so far is shown")
         raise typer.Exit(INTERRUPTED)
@@ -102,13 +101,12 @@ def configuration(
     """What has to be the same for measurements to be put together: what is measured, and where. Sets torch's threads where some are given."""
     import torch
 
-    from draftwise.commands.demo import processor
+    from draftwise.bench.machine import facts
     from draftwise.loading import pick_device, pick_dtype
 
     if threads:
         torch.set_num_threads(threads)
     where = pick_device(device)
-    cuda = where.type == "cuda"
     return {
         "target": target,
         "draft": draft,
@@ -116,11 +114,10 @@ def configuration(
         "contexts": list(contexts),
         "dtype": str(pick_dtype(dtype, where)).removeprefix("torch."),
         "device": str(where),
-        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" else None,
         "seed": seed,
-        "machine": torch.cuda.get_device_name(where) if cuda else processor(),
-        "system": platform.platform(terse=True),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("draftwise", "torch", "transformers")},
+        **facts(torch.get_num_threads()),
+        **{name: version(name) for name in ("draftwise", "torch", "transformers")},
     }
 
 
@@ -222,7 +219,7 @@ def notes(samples: bench.Samples) -> list[str]:
 def heading(config: Mapping[str, Any]) -> str:
     """What was measured where, in a line."""
     names = [Path(config[key]).name for key in ("target", "draft") if config[key]]
-    place = config["machine"] if config["device"].startswith("cuda") else f"{config['device']}, threads: {config['threads']}, {config['machine']}"
+    place = config["gpu"] or f"{config['device']}, threads: {config['threads']}, {config['cpu']}"
     return f"{' with '.join(names)}: {config['dtype']} on {place}"
 
 
