@@ -241,7 +241,7 @@ def test_children_of_a_program_that_could_fork_are_killed(ending: str, monkeypat
 
     monkeypatch.setattr(sandbox, "_start", spy)
     run(
-        f"import os, time\nfor _ in range(3):\n    if attempt(os.fork) == 0:\n        time.sleep(100)\n        os._exit(0)\n{ending}",
+        f"import os, time\nfor _ in range(3):\n    if attempt(os.fork) == 0:\n        time.sleep(30)\n        os._exit(0)\n{ending}",
         ("limits",),
         0.5,
     )

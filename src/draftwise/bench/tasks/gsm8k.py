@@ -21,10 +21,11 @@ PROMPT = (
     "without units, like this:\n#### 42"
 )
 
-# A sign counts only where nothing stands before it that it could subtract from; "\\u2212" is the typographic minus.
+# A minus that something stands right before, or a space behind, subtracts or marks a list; "\u2212" is the typographic one.
 _NUMBER = re.compile(
-    r"(?<![\w.,])(?P<minus>(?<![\w)\]}] )(?<![\w)\]}])[-\u2212]\s?)?[$\u20ac\u00a3]?(?P<inner>[-\u2212])?"
-    r"(?P<digits>(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE](?P<power>[+-]?\d{1,2})(?!\d))?(?:\s?/\s?(?P<below>\d+(?:\.\d+)?))?"
+    r"(?:(?<![\w)\]}])(?P<minus>[-\u2212])|(?<![\w.]))[$\u20ac\u00a3]?(?P<inner>[-\u2212])?"
+    r"(?P<digits>(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?:[eE](?P<power>[+-]?\d{1,2})(?!\d))?(?:\s?/\s?(?P<below>\d+(?:\.\d+)?))?"
 )
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{?([\d.,]+)\}?\s*\{([\d.,]+)\}")
@@ -63,8 +64,8 @@ def final(text: str) -> Fraction | None:
     text = _plain(text)
     for tail in reversed(text.split("####")[1:]):  # "#### Step 2" and "#### 2. Add" are headings, no results
         line = next(iter(tail.strip().splitlines()), "").rpartition("=")[2]
-        found = re.match(r"[\s*_:$\\(~\u2248]*", line)
-        match = _NUMBER.match(line, found.end() if found else 0) or _NUMBER.match(line.strip())
+        found = re.match(r"[\s*_:\\(\[~\u2248]*", line)
+        match = _NUMBER.match(line, found.end() if found else 0)
         if match and not re.match(r"[.)]\s*[^\W\d]", line[match.end() :]) and (value := _value(match)) is not None:
             return value
     for box in reversed(_BOXED.findall(text)):

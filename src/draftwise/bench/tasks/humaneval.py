@@ -60,8 +60,9 @@ def program(reference: dict[str, str], text: str) -> str | None:
     code = solution(reference["prompt"], name, text)
     if code is None:
         return None
-    future = "".join(re.findall(r"^from __future__ .*\n", code, re.MULTILINE))  # these must come first of all
-    return f"{future}{code}\n\n{reference['test']}\n\ncheck({name})\n"
+    future = r"^from __future__ .*\n"  # these must come first of all
+    first, rest = "".join(re.findall(future, code, re.MULTILINE)), re.sub(future, "", code, flags=re.MULTILINE)
+    return f"{first}{rest}\n\n{reference['test']}\n\ncheck({name})\n"
 
 
 def solution(prompt: str, name: str, text: str) -> str | None:
