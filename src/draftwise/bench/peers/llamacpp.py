@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from draftwise.bench.peers import Setup
 from draftwise.bench.peers.places import script
@@ -23,24 +24,22 @@ class LlamaCpp:
     target: str | None = None
     draft: str | None = None
     draft_tokens: int | None = None
-    name: str = "llamacpp"
-    install: str = (
+
+    name: ClassVar[str] = "llamacpp"
+    variants: ClassVar[tuple[str, ...]] = tuple(SPECULATION)
+    install: ClassVar[str] = (
         "git clone https://github.com/ggml-org/llama.cpp && cmake -S llama.cpp -B llama.cpp/build -DCMAKE_BUILD_TYPE=Release "
         "&& cmake --build llama.cpp/build --target llama-server -j"
     )
 
-    @property
-    def variants(self) -> tuple[str, ...]:
-        return tuple(SPECULATION)
-
     def missing(self, setup: Setup) -> str | None:
         if shutil.which(self.server) is None:
-            return f"there is no program {self.server}; name one with server=PATH, or build it: {self.install}"
+            return f"there is no program {self.server!r}; one is named by llamacpp:server=PATH"
         target = self.target or gguf(setup.target)
         if target is None:
-            return f"llama.cpp needs a GGUF file and the target is {setup.target!r}; name one with llamacpp:target=FILE.gguf"
+            return f"it needs a GGUF file and the target is {setup.target!r}; one is named by llamacpp:target=FILE.gguf"
         absent = next((file for file in (target, self.draft) if file and not Path(file).is_file()), None)
-        return f"there is no file {absent}; name an existing GGUF with llamacpp:target=FILE.gguf,draft=FILE.gguf" if absent else None
+        return f"there is no file {absent!r}" if absent else None
 
     def command(self, setup: Setup, variant: str) -> list[str]:
         kind = SPECULATION[variant]

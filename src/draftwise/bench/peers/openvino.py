@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from draftwise.bench.peers import Setup
 from draftwise.bench.peers.places import lacking, script
@@ -30,8 +31,9 @@ class OpenVino:
     ngram: int = 3
     hint: str | None = None
     cache_gib: int = 1
-    name: str = "openvino"
-    install: str = (
+
+    name: ClassVar[str] = "openvino"
+    install: ClassVar[str] = (
         "python3 -m venv openvino-env && openvino-env/bin/pip install openvino-genai==2026.4.1.0 optimum-intel nncf "
         "&& openvino-env/bin/optimum-cli export openvino -m MODEL --task text-generation-with-past --weight-format int4 FOLDER"
     )
@@ -47,11 +49,11 @@ class OpenVino:
 
     def missing(self, setup: Setup) -> str | None:
         if why := lacking(self.python, "openvino_genai"):
-            return f"{why}; name the interpreter of its environment with openvino:python=PATH, or install it: {self.install}"
+            return f"{why}; the interpreter of its environment is named by openvino:python=PATH"
         if self.target is None:
-            return f"OpenVINO runs exported models only; name one with openvino:target=FOLDER, made by: {self.install}"
+            return "it runs exported models only; one is named by openvino:target=FOLDER"
         absent = next((folder for folder in (self.target, self.draft) if folder and not (Path(folder) / MODEL).is_file()), None)
-        return f"there is no {MODEL} in {absent}; export one: {self.install}" if absent else None
+        return f"there is no {MODEL} in {absent!r}" if absent else None
 
     def command(self, setup: Setup, variant: str) -> list[str]:
         way = variant[len(self.stem) :]

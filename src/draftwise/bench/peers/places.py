@@ -19,11 +19,11 @@ def script(name: str) -> str:
 def lacking(python: str, module: str) -> str | None:
     """Why `module` cannot be had under the interpreter `python`, half a sentence, or None. The module itself is not imported."""
     if shutil.which(python) is None:
-        return f"there is no interpreter {python}"
+        return f"there is no interpreter {python!r}"
     try:
         code = subprocess.run([python, "-c", _ASK, module], capture_output=True, timeout=_PATIENCE_S).returncode
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{python} does not answer ({type(error).__name__})"
+        return f"{python!r} does not answer ({type(error).__name__})"
     if code == _LACKS:
-        return f"{python} has no package {module!r}"
-    return None if code == 0 else f"{python} ended with exit code {code} when asked for {module!r}"
+        return f"{python!r} has no package {module!r}"
+    return None if code == 0 else f"{python!r} ended with exit code {code} when asked for {module!r}"

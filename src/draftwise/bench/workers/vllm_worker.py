@@ -20,7 +20,7 @@ import lines  # type: ignore[import-not-found,unused-ignore]
 
 SLACK = 32  # beyond the longest job: near its limit vLLM's drafter has no room and drafts nothing of use
 WARM_TOKENS = 24
-SHORT = {"bfloat16": "bf16", "float32": "f32", "float16": "f16"}
+SHORT = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}
 COUNTERS = {
     "passes": "vllm:spec_decode_num_drafts",
     "drafted": "vllm:spec_decode_num_draft_tokens",
