@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from draftwise.bench import tasks
@@ -67,6 +67,7 @@ def test_a_limit_of_specbench_counts_for_each_group(tmp_path: Path) -> None:
     assert some[0] == Problem("specbench", 1, f"specbench/{some[0].turns[0][4:]}", "multi-turn", some[0].turns, some[0].reference)
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 40), total=st.integers(1, 60), seed=st.integers(0, 2**32))
 def test_the_choice_is_spread_evenly(count: int, total: int, seed: int) -> None:
     problems = [Problem("t", 1, str(i), "g", ("x",)) for i in range(total)]
@@ -255,6 +256,7 @@ def test_the_result_of_a_text(text: str, wanted: Any) -> None:
     assert gsm8k.final(text) == (None if wanted is None else Fraction(wanted))
 
 
+@settings(deadline=None)
 @given(value=st.decimals(-(10**9), 10**9, places=2), lead=st.sampled_from(["#### ", "The answer is $", "= \\boxed{"]))
 def test_any_number_is_read_back(value: Any, lead: str) -> None:
     shown = f"{value:,}" + "}" * lead.endswith("{")
@@ -303,6 +305,7 @@ BARE = "def double(x):\n    return x + x\n"
         "```python\ndouble = lambda x: x + x\n```",
         BARE,
         f"Sure, this is it:\n\n{BARE}\nIt doubles x.",
+        f"Hello,\nfrom what you say it is this:\n\n{BARE}\nfrom me",
         f"{BARE}```\nThat was it.",
         DOUBLE["canonical_solution"],
         f"```python\n{DOUBLE['canonical_solution']}```",
@@ -334,6 +337,7 @@ def test_answers_that_do_not_pass(text: str) -> None:
     assert task.score(task.problem(DOUBLE, 1), (text,)) is False
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("`~ \ndefdouble(x):ret\"'#\\\t"), max_size=200))
 def test_any_text_is_judged_without_an_error(text: str) -> None:
     code = humaneval.solution(DOUBLE["prompt"], "double", text)

@@ -5,7 +5,7 @@ empty temporary folder as working directory, no stdin, and stdout and stderr tha
 may not open other files, write anywhere (a full disk is then impossible), use the network, start threads or processes, or send signals. Four
 layers see to that, each of which does what the system allows:
 
-- limits: CPU seconds, address space, no bytes to any file, open files, no core dump, no new process for ordinary users (setrlimit);
+- limits: CPU seconds, address space (not on macOS), no bytes to any file, open files, no core dump, no new process for ordinary users (setrlimit);
 - landlock: the kernel opens, makes and removes no file but those (Linux 5.13 and later);
 - seccomp: the kernel refuses the system calls for sockets, processes, signals and administration (Linux on x86_64 and aarch64);
 - audit: a hook in the interpreter refuses the same things to Python code (every system).

@@ -100,10 +100,13 @@ def _parses(code: str) -> bool:
 
 
 def _longest(code: str, name: str) -> str:
-    """The longest run of whole lines that is Python: an answer that was cut off, or code with prose around it. The run begins with the first
-    line that looks like code and goes on behind the function's head."""
-    start = re.search(r"^(?:from|import|def|async def|class|@|[A-Za-z_]\w*[ \t]*=)", code, re.MULTILINE)
-    lines = code[start.start() if start else 0 :].splitlines()
-    while lines and not _parses("\n".join(lines)):
-        lines.pop()
-    return "\n".join(lines)
+    """The longest run of whole lines that is Python and defines `name`: of an answer that was cut off, or of code with prose around it. It begins
+    with the first line that looks like code, or where that was prose ("from what you say"), with the function itself."""
+    looks = re.compile(r"^(?:from|import|def|async def|class|@|[A-Za-z_]\w*[ \t]*=)", re.MULTILINE)
+    for start in filter(None, (looks.search(code), _definition(name).search(code))):
+        lines = code[start.start() :].splitlines()
+        while lines and not _parses("\n".join(lines)):
+            lines.pop()
+        if defines(kept := "\n".join(lines), name):
+            return kept
+    return ""
