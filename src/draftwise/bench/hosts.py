@@ -160,10 +160,9 @@ class Pool:
         return host
 
     def drop(self, argv: Sequence[str]) -> None:
-        """Ends the worker of this argv, if there is one."""
-        host = self._hosts.pop(tuple(argv), None)
-        if host is not None:
-            host.end()
+        """Ends the worker of this argv at once, if there is one."""
+        if (host := self._hosts.pop(tuple(argv), None)) is not None:
+            host.kill()
 
     def close(self) -> None:
         """Ends all of them."""
@@ -192,7 +191,7 @@ class Pool:
     def _relieve(self, wanted: Argv, need: int) -> None:
         idle = [key for key in self._hosts if key != wanted]
         while idle and available_memory() - need < self.reserve:
-            self.drop(idle.pop(0))
+            self._hosts.pop(idle.pop(0)).end()
 
 
 def available_memory() -> int:

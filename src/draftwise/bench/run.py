@@ -150,7 +150,7 @@ class Runner:
         name = "-".join(re.sub(r"[^\w.=]+", "_", part) for part in (*job.key, str(turn)))
         folder = (self.store.folder / "trace").absolute()
         folder.mkdir(exist_ok=True)
-        return folder / name
+        return folder / f"{name}.npz"
 
     def _weighed(self, variant: Variant, prompt: Problem) -> dict[str, Any]:
         host = self.pool.turn(variant.argv, variant.log)

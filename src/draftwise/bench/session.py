@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from draftwise.bench import machine, rendering, setup, tasks
+from draftwise.bench import machine, rendering, setup
 from draftwise.bench.hosts import Host, Pool, WorkerError
 from draftwise.bench.peers import Setup
 from draftwise.bench.plan import Job, jobs
@@ -70,7 +71,7 @@ def bench(
     models that cannot run, before the first job; OSError where rows cannot be kept."""
     with opened(out, chosen.config) as store, Pool(chosen.options.threads, out / "logs") as pool:
         watch.begin("getting ready")
-        found = parts or Part(rendering.load(chosen.options.target), tasks.score)
+        found = parts or Part(rendering.load(chosen.options.target), partial(setup.score, chosen))
         home = Variant(OURS, tuple(worker(setup.frame(chosen.options, 0))), OURS)
         host = _home(pool, home, chosen.methods)
         sizes = setup.contexts(chosen, found.renderer)

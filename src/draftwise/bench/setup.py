@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,12 +41,14 @@ class Options(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """What will run. `tasks`: the problems of each. `limits`: most new tokens by task. `config`: what config.json holds."""
+    """What will run. `tasks`: the problems of each. `judges`: by task, who scores its answers. `limits`: most new tokens by task. `config`: what
+    config.json holds."""
 
     options: Options
     methods: list[str]
     peers: list[peers.Peer]
     tasks: list[list[Problem]]
+    judges: Mapping[str, tasks.Task]
     limits: dict[str, int]
     config: dict[str, Any]
 
@@ -65,8 +67,9 @@ def choose(options: Options) -> Chosen:
     Sampling(options.temperature, top_p=options.top_p, seed=options.seed)
     problems = [tasks.load(spec, options.data, options.limit, options.seed) for spec in options.tasks]
     _unique([problem for some in problems for problem in some])
-    limits = plan.limits(options.max_tokens, {some[0].task: tasks.max_tokens(some[0].task) for some in problems})
-    return Chosen(options, methods, others, problems, limits, _config(options, methods, problems, limits))
+    judges = {task.name: task for task in map(tasks.find, options.tasks)}
+    limits = plan.limits(options.max_tokens, {name: task.default_max_tokens for name, task in judges.items()})
+    return Chosen(options, methods, others, problems, judges, limits, _config(options, methods, problems, limits))
 
 
 def our_methods(specs: Sequence[str], draft: str | None) -> list[str]:
@@ -86,6 +89,11 @@ def frame(options: Options, max_context: int) -> peers.Setup:
     device = loading.pick_device(options.device)
     dtype = str(loading.pick_dtype(options.dtype, device)).removeprefix("torch.")
     return peers.Setup(options.target, options.draft, dtype, options.threads, max_context, str(device))
+
+
+def score(chosen: Chosen, problem: Problem, texts: Sequence[str]) -> bool | None:
+    """Whether the answers are right; None where nothing is right or wrong."""
+    return chosen.judges[problem.task].score(problem, tuple(texts))
 
 
 def theirs(chosen: Chosen, setup: peers.Setup) -> tuple[list[Variant], list[str]]:

@@ -63,7 +63,7 @@ def bench(
         Path | None, typer.Option(help="Folder for the rows. One with rows of the same command is gone on with.", rich_help_panel=_OUTPUT)
     ] = None,
     baseline: Annotated[str, typer.Option(help="The variant that speed is compared with.", rich_help_panel=_OUTPUT)] = "plain",
-    trace: Annotated[bool, typer.Option("--trace", help="Record what policies look at, for replay. Costs some time.", rich_help_panel=_OUTPUT)] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Record what policies look at, for replay. Costs time.", rich_help_panel=_OUTPUT)] = False,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Do not measure memory at the end.", rich_help_panel=_OUTPUT)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead.", rich_help_panel=_OUTPUT)] = False,
 ) -> None:
@@ -94,11 +94,12 @@ def bench(
 def report(
     folder: Annotated[Path, typer.Argument(help="A results folder.")],
     out: Annotated[Path | None, typer.Option(help="Where the page goes. Default: the folder itself.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="The variant that speed is compared with. Default: the run's.")] = None,
 ) -> None:
     """Make the page, the Markdown table and the pictures of a result."""
     from draftwise.bench import report as pages
 
-    for path in pages.write(folder, out):
+    for path in pages.write(folder, out, baseline):
         typer.echo(path)
 
 
@@ -106,11 +107,16 @@ def report(
 def compare(
     a: Annotated[Path, typer.Argument(help="A results folder.")],
     b: Annotated[Path, typer.Argument(help="Another.")],
+    as_json: options.JsonOption = False,
 ) -> None:
     """Compare two results, variant by variant."""
     from draftwise.bench import compare as results
 
-    typer.echo(results.compare(a, b))
+    found = results.compare(a, b)
+    if as_json:
+        typer.echo(json.dumps(results.to_json(found), ensure_ascii=False))
+    else:
+        Console(highlight=False).print(results.render(found))
 
 
 class Bar:
@@ -123,9 +129,8 @@ class Bar:
             TimeRemainingColumn(),
         )  # fmt: skip
         # few refreshes, since a thread of ours runs beside what is measured; jobs take minutes, so the speed is that of the last hours
-        self._progress = Progress(
-            *columns, console=self.console, refresh_per_second=1, speed_estimate_period=24 * 3600, disable=not self.console.is_terminal, transient=True
-        )
+        rates: dict[str, Any] = {"refresh_per_second": 1, "speed_estimate_period": 24 * 3600}
+        self._progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True, **rates)
         self._task = self._progress.add_task("", total=None)
 
     def tell(self, sentence: str) -> None:
@@ -155,36 +160,20 @@ class Bar:
 def _conclude(outcome: Outcome, out: Path, baseline: str, as_json: bool) -> None:
     """Prints what came out, writes the report, and leaves with the exit code."""
     from draftwise.bench import measures
+    from draftwise.bench import report as pages
 
-    found = measures.figures(outcome.rows, baseline, outcome.memory)
     if as_json:
         missing = [{"task": job.problem.task, "id": job.problem.id, "variant": job.variant} for job in outcome.missing]
-        figures = [_plain(figure) for figure in found]
         record = {"out": str(out), "rows": len(outcome.rows), "missing": missing, "failed": outcome.failed, "skipped": outcome.skipped}
-        typer.echo(json.dumps(show.plain_json(record | {"figures": figures}), ensure_ascii=False))
-    else:
-        Console(highlight=False).print(_table(found))
-        for path in _reported(out):
+        typer.echo(json.dumps(show.plain_json(record | (pages.summary(out, baseline) if outcome.rows else {})), ensure_ascii=False))
+    elif outcome.rows:
+        Console(highlight=False).print(_table(measures.figures(outcome.rows, baseline, outcome.memory)))
+        for path in pages.write(out, None, baseline):
             typer.echo(path)
     if outcome.missing:
         variants = sorted({job.variant for job in outcome.missing})
         complain(f"{len(outcome.missing)} rows are missing, of {', '.join(variants)}: the same command tries them again")
         raise typer.Exit(INCOMPLETE)
-
-
-def _reported(out: Path) -> list[Path]:
-    from draftwise.bench import report as pages
-
-    return list(pages.write(out))
-
-
-def _plain(value: Any) -> Any:
-    """Named tuples as objects, at any depth."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, dict):
-        return {key: _plain(some) for key, some in value.items()}
-    return [_plain(some) for some in value] if isinstance(value, (list, tuple)) else value
 
 
 def _table(figures: list[Any]) -> Table:

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import draftwise
 from draftwise import catalog, loading, text
+from draftwise.bench import tape
 from draftwise.bench.schema import ORIGINS
 from draftwise.bench.workers import lines
 from draftwise.engine import Engine
-from draftwise.sequence import Method
+from draftwise.sequence import Method, Sequence
 from draftwise.types import Sampling
 
 PRECISIONS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -24,10 +26,11 @@ class Worker:
     """The loaded pair. `answer` serves decoding requests and ``{"check": [specs]}``, whose answer names those that cannot run, and why."""
 
     def __init__(self, target: str, draft: str | None, dtype: str | None, device: str | None) -> None:
-        models = [None if name is None else loading.load_model(name, dtype, device) for name in (target, draft)]
-        speculator = draftwise.load(*models, method="plain")
-        self.context = speculator.context
-        self.stop_ids = text.stop_ids(models[0].model, models[0].tokenizer)  # type: ignore[union-attr]  # a target is there
+        main = loading.load_model(target, dtype, device)
+        helper = None if draft is None else loading.load_model(draft, dtype, device)
+        self.context = draftwise.load(main, helper, method="plain").context
+        self.about = {"target": Path(target).name, "draft": draft and Path(draft).name}
+        self.stop_ids = text.stop_ids(main.model, main.tokenizer)
         self._engines: dict[str, tuple[Engine, Method]] = {}
 
     def ready(self) -> dict[str, Any]:
@@ -69,28 +72,35 @@ class Worker:
     def _decode(self, request: dict[str, Any]) -> dict[str, Any]:
         engine, method = self._engine(request["variant"])
         stops = tuple(request["stop_ids"])
-        sampling = Sampling(
-            request["temperature"], top_p=request["top_p"], seed=request["seed"], max_tokens=request["max_tokens"], stop_ids=stops
-        )
-        arrivals = []
-        start = time.perf_counter()
-        sequence = engine.add(request["ids"], sampling, method)
-        try:
-            chunks = []
-            for chunk in engine.stream():
-                chunks.append(chunk)
-                arrivals.append((time.perf_counter() - start, len(chunk.tokens)))
-            seconds = time.perf_counter() - start
-        finally:
-            engine.cancel(sequence.text.id)  # after an error: the next request starts with an empty engine
-        return {
-            "tokens": [token for chunk in chunks for token in chunk.tokens],
-            "seconds": seconds,
-            "arrivals": arrivals,
-            "finish_reason": sequence.finish_reason,
-            "origins": "".join(ORIGINS[origin] for chunk in chunks for origin in chunk.origins),
-            "rounds": [(r.drafted, r.depth, r.accepted, r.relaxed, r.emitted, r.draft_s, r.verify_s) for r in sequence.rounds],
-        }
+        sampling = Sampling(request["temperature"], top_p=request["top_p"], seed=request["seed"], max_tokens=request["max_tokens"], stop_ids=stops)
+        notes = tape.Tape() if "trace" in request else None
+        reply, sequence = timed(engine, request["ids"], sampling, method if notes is None else tape.record(method, notes))
+        if notes is not None:
+            tape.save(request["trace"], notes, sequence, self.about | {"variant": request["variant"]})
+        return reply
+
+
+def timed(engine: Engine, ids: list[int], sampling: Sampling, method: Method) -> tuple[dict[str, Any], Sequence]:
+    """The reply for one request, and the sequence that it was. Seconds run from handing over the ids to the last token."""
+    chunks, arrivals = [], []
+    start = time.perf_counter()
+    sequence = engine.add(ids, sampling, method)
+    try:
+        for chunk in engine.stream():
+            chunks.append(chunk)
+            arrivals.append((time.perf_counter() - start, len(chunk.tokens)))
+        seconds = time.perf_counter() - start
+    finally:
+        engine.cancel(sequence.text.id)  # after an error: the next request starts with an empty engine
+    reply = {
+        "tokens": [token for chunk in chunks for token in chunk.tokens],
+        "seconds": seconds,
+        "arrivals": arrivals,
+        "finish_reason": sequence.finish_reason,
+        "origins": "".join(ORIGINS[origin] for chunk in chunks for origin in chunk.origins),
+        "rounds": [(r.drafted, r.depth, r.accepted, r.relaxed, r.emitted, r.draft_s, r.verify_s) for r in sequence.rounds],
+    }
+    return reply, sequence
 
 
 def start(args: argparse.Namespace) -> tuple[dict[str, Any], lines.Answer]:
