@@ -185,7 +185,7 @@ def _setup(results: Results) -> Iterator[tuple[str, str]]:
     for key, value in results.config.items():
         if key != "command":
             yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    for engine, facts in {row.engine: row.machine for row in results.rows}.items():
+    for engine, facts in sorted({row.engine: row.machine for row in results.rows}.items()):
         yield f"machine of {engine}", ", ".join(_facts(facts))
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from draftwise.bench.measures import OURS, PLAIN, Figure
@@ -32,6 +35,7 @@ INKS = {
     "other": Ink("#aab2bc", "#6c7683"),
 }
 LIGHT = {name: ink.light for name, ink in INKS.items()}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "draftwise",
@@ -58,13 +62,16 @@ _STYLE = {
 }
 
 
-def styled() -> Any:
-    """The context in which pictures are drawn and saved; it leaves the caller's matplotlib as it is. Raises ValueError without matplotlib."""
+@contextmanager
+def styled() -> Iterator[None]:
+    """Pictures are drawn and saved in it; it leaves the caller's matplotlib as it is. Raises ValueError without matplotlib."""
     try:
         import matplotlib
     except ImportError:
         raise ValueError("the report's pictures need matplotlib, which is not installed: pip install draftwise[bench]") from None
-    return matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE})
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts draw it, not ours
+        yield
 
 
 def empty(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
@@ -104,8 +111,14 @@ def kind(figure: Figure) -> str:
 
 def label(figure: Figure, width: int = 34) -> str:
     """The name with its precision where it is a peer's, shortened in the middle to `width` letters."""
-    name = figure.variant if figure.engine == OURS else f"{figure.variant} ({figure.precision})"
+    name = visible(figure.variant if figure.engine == OURS else f"{figure.variant} ({figure.precision})")
     return name if len(name) <= width else f"{name[: width // 2]}…{name[len(name) - width // 2 + 1 :]}"
+
+
+def visible(text: str) -> str:
+    """Control characters, marks that turn the direction of text, and halves of characters as something that can be seen and written."""
+    escaped = _CONTROL.sub(lambda match: repr(match[0])[1:-1] if match[0] != "\r" else "", text)
+    return escaped.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _unsized(match: re.Match[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from draftwise.bench.measures import Figure
-from draftwise.bench.page.canvas import LIGHT, empty, kind, label, svg
+from draftwise.bench.page.canvas import LIGHT, empty, kind, label, svg, visible
 from draftwise.bench.schema import Row
 
 _COLUMNS = 4
@@ -19,8 +19,11 @@ FEW_ROUNDS = 10  # nor is a position in the draft that fewer rounds reached
 
 
 def acceptance(figures: Sequence[Figure], table: Mapping[str, Sequence[Row]]) -> str:
-    """One small picture per variant: how often a draft is accepted up to a position; the others behind it in grey."""
-    known = [(f, _percent(f.by_position[: _reached(table[f.variant])])) for f in figures if f.by_position]
+    """One small picture per variant: how often a draft is accepted up to a position; the others behind it in grey. '' with too few rounds."""
+    told = [(f, _percent(f.by_position[: _reached(table[f.variant])])) for f in figures]
+    known = [(f, shares) for f, shares in told if shares]
+    if not known:
+        return ""
     figure, axes = _grid(len(known))
     for axis, (f, shares) in zip(axes, known, strict=False):
         for _, others in known:
@@ -87,14 +90,17 @@ def groups(figures: Sequence[Figure]) -> str:
     values = np.array([[math.log2(cell.point) if cell and cell.point > 0 else math.nan for cell in row] for row in found]).reshape(len(known), -1)
     figure, axes = empty(_ROW * 1.1 * len(known) + 1.9)
     axis, reach = axes[0, 0], float(np.nanmax(np.abs(values), initial=0.1))
-    axis.imshow(values, cmap="PuOr", norm=TwoSlopeNorm(0, -1.8 * reach, 1.8 * reach), aspect="auto")  # pale, so that black can be read on it
+    norm = TwoSlopeNorm(0, -1.8 * reach, 1.8 * reach)  # never the full colour, so that black can be read on it
+    edges = np.arange(len(names) + 1) - 0.5, np.arange(len(known) + 1) - 0.5
+    axis.pcolormesh(*edges, np.ma.masked_invalid(values), cmap="PuOr", norm=norm, edgecolors=LIGHT["paper"], linewidth=1)
+    axis.invert_yaxis()
     for y, x in np.argwhere(np.isfinite(values)):
         cell = found[y][x]
         weight = "bold" if cell and (cell.low > 1 or cell.high < 1) else "normal"
         axis.text(x, y, f"{cell.point:.2f}" if cell else "", ha="center", va="center", fontsize=9, color="#000000", weight=weight)
     counts = {name: next(f.groups[name].problems for f in known if name in f.groups) for name in names}
     few = len(names) < 6
-    axis.set_xticks(range(len(names)), [f"{name} ({counts[name]})" for name in names])
+    axis.set_xticks(range(len(names)), [f"{visible(name)} ({counts[name]})" for name in names])
     axis.xaxis.tick_top()
     axis.tick_params(axis="x", labelrotation=0 if few else 35)
     for text in axis.get_xticklabels():

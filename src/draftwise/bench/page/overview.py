@@ -53,6 +53,11 @@ def speed(figures: Sequence[Figure]) -> str:
 
 def pareto(figures: Sequence[Figure]) -> str:
     """Quality against speed. Quality: right answers over all tasks that have them, or else how much of the text equals plain decoding's."""
+    return svg(scatter(figures), "Quality against speed, with the Pareto front")
+
+
+def scatter(figures: Sequence[Figure]) -> Any:
+    """That picture before it is written."""
     judged = any(f.accuracy for f in figures)
     spots = list(_spots(figures, judged))
     figure, axes = empty(5.4)
@@ -69,8 +74,8 @@ def pareto(figures: Sequence[Figure]) -> str:
     if judged and spots:
         _typical_interval(axis, spots)
     _legend(figure, [s.figure for s in spots])
-    _name(figure, axis, sorted(spots, key=lambda s: (s not in best, kind(s.figure) == "plain", -s.x)))
-    return svg(figure, "Quality against speed, with the Pareto front")
+    _name(figure, axis, sorted(spots, key=lambda s: (s not in best, kind(s.figure) == "plain", -s.x)), best)
+    return figure
 
 
 def front(spots: Sequence[Spot]) -> list[Spot]:
@@ -94,13 +99,15 @@ def _typical_interval(axis: Any, spots: Sequence[Spot]) -> None:
     axis.annotate(note, (0.995, 0.015), xycoords="axes fraction", ha="right", va="bottom", color=LIGHT["soft"], fontsize=9)
 
 
-def _name(figure: Any, axis: Any, spots: Sequence[Spot]) -> None:
+def _name(figure: Any, axis: Any, spots: Sequence[Spot], best: Sequence[Spot]) -> None:
     """A name beside each point, the important ones first, at the nearest place where it covers neither a point nor another name."""
     figure.draw_without_rendering()
     box = axis.get_window_extent()
     pixels = [axis.transData.transform((s.x, s.y)) for s in spots]
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in pixels]
     taken.append((box.x1 - 300, box.y0, box.x1, box.y0 + 18))  # the note in the corner
+    steps = [axis.transData.transform([(a.x, b.y), (a.x, a.y)]) for a, b in zip(best, best[1:], strict=False)]
+    taken += [(low[0] - 1, low[1], low[0] + 1, high[1]) for low, high in steps]  # the steps of the front
     for s, (x, y) in zip(spots, pixels, strict=True):
         text = label(s.figure, 30)
         wide, high = 5.6 * len(text) * figure.dpi / 72, 11 * figure.dpi / 72

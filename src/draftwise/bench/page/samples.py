@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from draftwise.bench.page.canvas import visible
 from draftwise.bench.schema import ORIGINS, Row
 from draftwise.text import pieces
 
 FILE = "samples.json"
 _TOKENS = 110  # of an answer that are shown
 _NAMES = {letter: name for name, letter in ORIGINS.items()}
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Sample(NamedTuple):
@@ -66,17 +65,11 @@ def _sample(variant: str, row: Row, split: Sequence[str] | None) -> Sample:
     turn = row.turns[0]
     cut = len(turn.tokens) > _TOKENS
     if split is None or len(split) != min(len(turn.tokens), _TOKENS) or len(turn.origins) != len(turn.tokens):
-        return Sample(variant, ((_visible(turn.text[: 5 * _TOKENS]), ""),), len(turn.text) > 5 * _TOKENS)
+        return Sample(variant, ((visible(turn.text[: 5 * _TOKENS]), ""),), len(turn.text) > 5 * _TOKENS)
     told = zip(split, turn.origins, strict=False)
-    runs = tuple((_visible("".join(piece for piece, _ in run)), _NAMES.get(letter, "")) for letter, run in groupby(told, key=_letter))
+    runs = tuple((visible("".join(piece for piece, _ in run)), _NAMES.get(letter, "")) for letter, run in groupby(told, key=_letter))
     return Sample(variant, runs, cut)
 
 
 def _letter(pair: tuple[str, str]) -> str:
     return pair[1]
-
-
-def _visible(text: str) -> str:
-    """Control characters, marks that turn the direction of text, and halves of characters as what can be seen and written."""
-    escaped: Callable[[re.Match[str]], str] = lambda match: repr(match[0])[1:-1] if match[0] != "\r" else ""  # noqa: E731
-    return _CONTROL.sub(escaped, text).encode("utf-8", "backslashreplace").decode("utf-8")
