@@ -62,12 +62,20 @@ def test_peers_are_compared_with_their_own_plain() -> None:
 
 @pytest.mark.parametrize(
     ("variant", "wanted"),
-    [("ov-int4-draft", "ov-int4"), ("ov-int8-draft", "ov-int8"), ("ov-int4", "ov-int4"), ("alone-draft", None), ("llama-ngram", "llama")],
+    [
+        ("ov-int4-draft", "ov-int4"),
+        ("ov-int8-draft", "ov-int8"),
+        ("ov-int4", "ov-int4"),
+        ("alone-draft", None),
+        ("llama-ngram-mod", "llama"),
+        ("ov-mine-draft", "ov-mine"),
+    ],
 )
 def test_of_several_plains_that_of_the_same_precision_counts(variant: str, wanted: str | None) -> None:
     names = {"ov-int4": "int4", "ov-int8": "int8", "ov-int4-draft": "int4", "ov-int8-draft": "int8 (g128)", "alone-draft": "bf16"}
+    names |= {"ov-mine": "int4", "ov-mine-draft": "int4"}
     table = {name: [row(name, "a", turn(1, 1.0), engine=name.split("-")[0], precision=how)] for name, how in names.items()}
-    table |= {name: [row(name, "a", turn(1, 1.0), engine="llama", precision="Q4_K_M")] for name in ("llama", "llama-ngram", "llama-draft")}
+    table |= {name: [row(name, "a", turn(1, 1.0), engine="llama", precision="Q4_K_M")] for name in ("llama", "llama-ngram", "llama-ngram-mod")}
     assert measures.plain_of(variant, table) == wanted
 
 

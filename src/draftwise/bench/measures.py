@@ -107,13 +107,18 @@ def figures(rows: Sequence[Row], baseline: str = PLAIN, memory: Mapping[str, int
 
 
 def plain_of(variant: str, table: Mapping[str, Sequence[Row]]) -> str | None:
-    """The plain variant of the same engine: 'plain' for our own, and for a peer the one named like the engine, with or without the precision
-    ('vllm', 'openvino-int4'); of several the one of the same precision, then the one whose name begins like the variant's."""
+    """The plain variant of the same engine: 'plain' for our own. For a peer one named like the engine, alone or with its precision ('vllm',
+    'openvino-int4'), or a name that others of the engine go on from ('openvino-mine' of 'openvino-mine-draft'); of several the one that the
+    variant's own name goes on from, then one of the same precision."""
     row = table[variant][0]
     if row.engine == OURS:
         return PLAIN if PLAIN in table else None
-    plains = [name for name, some in table.items() if some[0].engine == row.engine and _is_plain(some[0])]
-    return max(plains, key=lambda name: (table[name][0].precision == row.precision, _common(name, variant), name), default=None)
+    names = [name for name, some in table.items() if some[0].engine == row.engine]
+    sure = [name for name in names if _is_plain(table[name][0])]
+    led = [name for name in names if any(_leads(name, other) for other in names) and not any(_leads(plain, name) for plain in sure)]
+    return max(
+        {*sure, *led}, key=lambda name: (name == variant or _leads(name, variant), table[name][0].precision == row.precision, name), default=None
+    )
 
 
 def speed(rows: Sequence[Row]) -> Statistic:
@@ -225,9 +230,16 @@ def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
 
 
 def _is_plain(row: Row) -> bool:
-    name, label = row.variant.lower(), re.sub(r"\W|_", "", row.precision.lower())
-    rest = re.sub(r"\W|_", "", name.removeprefix(row.engine.lower()))
-    return name.startswith(row.engine.lower()) and (rest in ("", PLAIN, label) or (rest != "" and label.startswith(rest)))
+    """Whether a peer's variant is named like its engine, with nothing behind but (the beginning of) its precision."""
+    engine, rest = row.engine.lower(), row.variant.lower()
+    if not rest.startswith(engine):
+        return False
+    letters, precision = (re.sub(r"[\W_]", "", text) for text in (rest.removeprefix(engine), row.precision.lower()))
+    return letters == PLAIN or precision.startswith(letters)
+
+
+def _leads(name: str, other: str) -> bool:
+    return other.startswith(f"{name}-")
 
 
 def _quantile(values: Array, q: float) -> float | None:

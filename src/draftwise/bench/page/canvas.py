@@ -66,10 +66,10 @@ _STYLE = {
 def styled() -> Iterator[None]:
     """Pictures are drawn and saved in it; it leaves the caller's matplotlib as it is. Raises ValueError without matplotlib."""
     try:
-        import matplotlib
+        from matplotlib import style
     except ImportError:
         raise ValueError("the report's pictures need matplotlib, which is not installed: pip install draftwise[bench]") from None
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}), warnings.catch_warnings():
+    with style.context(["default", _STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts draw it, not ours
         yield
 
