@@ -123,11 +123,10 @@ class Live:
 
 
 def tops(logits: Tensor, top1: Sequence[float]) -> list[list[tuple[int, float]]]:
-    """The largest entries of the raw softmaxes of `logits` [n, V], whose largest probabilities are `top1`."""
+    """The largest entries of the raw softmaxes of `logits` [n, V], whose largest probabilities are `top1`: float32 values."""
     values, ids = wide.largest(logits, min(TOP, logits.shape[-1]))
-    shares = (values.float() - values[:, :1].float()).exp().tolist()
-    rows = zip(ids.tolist(), shares, top1, strict=True)
-    return [[(token, share * best) for token, share in zip(row, some, strict=True)] for row, some, best in rows]
+    found = (values.float() - values[:, :1].float()).exp() * torch.tensor(top1, device=values.device)[:, None]
+    return [list(zip(row, some, strict=True)) for row, some in zip(ids.tolist(), found.tolist(), strict=True)]
 
 
 def _drawn(p: Tensor, tokens: Sequence[int], masses: Sequence[float], u: Tensor) -> list[bool]:
