@@ -17,7 +17,7 @@ from draftwise.bench.page.detail import FEW_ROUNDS
 from draftwise.bench.page.samples import samples
 from draftwise.bench.schema import Row, from_json
 
-FEW = 20  # problems below which a bootstrap interval is known to be too narrow
+FEW = 8  # problems below which a bootstrap interval is too narrow (simulated: it covers less than 93 %)
 TITLES = {
     "speed": (
         "How fast",
@@ -105,7 +105,7 @@ def notes(results: Results, answered: Answered) -> Iterator[str]:
     yield from _gaps(results, answered)
     n = len(next(iter(answered.table.values()), ()))
     if 0 < n < FEW:
-        yield f"Only {n} problems: the intervals are too narrow, and tell a large difference from none but not from a middling one."
+        yield f"Only {n} problems: the intervals are too narrow; believe large differences only."
     if results.config.get("temperature"):
         yield "The answers were sampled, so lossless variants need not give the text of plain decoding."
     if any(len({json.dumps(row.machine, sort_keys=True) for row in rows}) > 1 for rows in answered.table.values()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from draftwise.bench.bootstrap import Estimate, wilson
 from draftwise.bench.measures import Figure
@@ -11,6 +11,8 @@ from draftwise.bench.page.canvas import LIGHT, empty, kind, label, svg
 
 _KINDS = {"ours": "draftwise", "peer": "peers", "plain": "plain decoding"}
 _ROW = 0.26  # inches of height per variant
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, bottom, right, top, in pixels."""
 
 
 class Spot(NamedTuple):
@@ -108,34 +110,50 @@ def _name(figure: Any, axis: Any, spots: Sequence[Spot], best: Sequence[Spot]) -
     taken.append((box.x1 - 300, box.y0, box.x1, box.y0 + 18))  # the note in the corner
     steps = [axis.transData.transform([(a.x, b.y), (a.x, a.y)]) for a, b in zip(best, best[1:], strict=False)]
     taken += [(low[0] - 1, low[1], low[0] + 1, high[1]) for low, high in steps]  # the steps of the front
-    for s, (x, y) in zip(spots, pixels, strict=True):
+    names: list[Box] = []
+    for s, at in zip(spots, pixels, strict=True):
         text = label(s.figure, 30)
-        wide, high = 5.6 * len(text) * figure.dpi / 72, 11 * figure.dpi / 72
-        for place in _places(x, y, wide, high):
-            inside = place[0] > box.x0 and place[2] < box.x1 and place[1] > box.y0 and place[3] < box.y1
-            if inside and not any(_meet(place, other) for other in taken):
-                taken.append(place)
-                _write(axis, text, s, place, (x, y), figure.dpi)
-                break
+        size = 5.6 * len(text) * figure.dpi / 72, 11 * figure.dpi / 72
+        inside = [p for p in _places(*at, *size) if p[0] > box.x0 and p[2] < box.x1 and p[1] > box.y0 and p[3] < box.y1]
+        free = [p for p in inside if not _hits([p], taken) and not _hits([p], names)]
+        clear = (p for p in free if not _hits(_leader(p, at), names))
+        if place := next(clear, free[0] if free else None):
+            names.append(place)
+            taken += _leader(place, at)[2:]
+            _write(axis, text, s, place, at, figure.dpi)
 
 
-def _places(x: float, y: float, wide: float, high: float) -> Iterator[tuple[float, float, float, float]]:
+def _hits(boxes: Sequence[Box], others: Sequence[Box]) -> bool:
+    return any(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for a in boxes for b in others)
+
+
+def _leader(place: Box, at: tuple[float, float]) -> list[Box]:
+    """Small boxes along the line from a point to its name, where they are so far apart that one is drawn."""
+    x, y = _anchor(place, at)[0], (place[1] + place[3]) / 2
+    if abs(y - at[1]) < place[3] - place[1]:
+        return []
+    dots = [(at[0] + (x - at[0]) * i / 16, at[1] + (y - at[1]) * i / 16) for i in range(1, 15)]
+    return [(u - 1, v - 1, u + 1, v + 1) for u, v in dots]
+
+
+def _anchor(place: Box, at: tuple[float, float]) -> tuple[float, str]:
+    """Where a name is held, and by which of its sides."""
+    return (place[0], "left") if place[0] > at[0] else (place[2], "right") if place[2] < at[0] else ((place[0] + place[2]) / 2, "center")
+
+
+def _places(x: float, y: float, wide: float, high: float) -> Iterator[Box]:
     """Boxes around a point, nearest first: right, left, above, below, then further up and down."""
     for step in (0.0, *(sign * level * high for level in range(1, 14) for sign in (1, -1))):
         for left in (x + 8, x - 8 - wide, x - wide / 2) if step else (x + 8, x - 8 - wide):
             yield left, y + step - high / 2, left + wide, y + step + high / 2
 
 
-def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _write(axis: Any, text: str, spot: Spot, place: tuple[float, ...], at: tuple[float, float], dpi: float) -> None:
-    side = "left" if place[0] > at[0] else "right" if place[2] < at[0] else "center"
-    anchor = {"left": place[0], "right": place[2], "center": (place[0] + place[2]) / 2}[side]
+def _write(axis: Any, text: str, spot: Spot, place: Box, at: tuple[float, float], dpi: float) -> None:
+    anchor, side = _anchor(place, at)
     offset = [(a - b) * 72 / dpi for a, b in zip((anchor, (place[1] + place[3]) / 2), at, strict=True)]
     far = abs(offset[1]) > 10
-    line = {"arrowstyle": "-", "color": LIGHT["plain"], "lw": 0.5, "shrinkA": 0, "shrinkB": 3} if far else None
+    edge = {"left": 0.0, "center": 0.5, "right": 1.0}[side], 0.5
+    line = {"relpos": edge, "arrowstyle": "-", "color": LIGHT["plain"], "lw": 0.5, "shrinkA": 0, "shrinkB": 3} if far else None
     ground = {"facecolor": LIGHT["paper"], "edgecolor": "none", "alpha": 0.75, "pad": 0.3}
     how = {"textcoords": "offset points", "ha": side, "va": "center", "fontsize": 9, "arrowprops": line, "bbox": ground, "zorder": 2}
     axis.annotate(text, (spot.x, spot.y), offset, **how)
