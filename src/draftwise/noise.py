@@ -19,6 +19,7 @@ from torch import Tensor
 
 ACCEPT, SAMPLE, DRAFT, RACE = range(4)
 _WORDS = 4  # 64-bit words of one Philox block
+_AHEAD = 256  # numbers of a stream that are made at once: a generator costs as much as hundreds of numbers
 
 
 def uniforms(seed: int, stream: int, level: int, start: int, n: int) -> NDArray[np.float64]:
@@ -35,16 +36,21 @@ class Noise:
     seed: int
     coupled: bool = False
     used: dict[tuple[int, int], int] = field(default_factory=dict)
+    _made: dict[tuple[int, int], tuple[int, NDArray[np.float64]]] = field(default_factory=dict, repr=False, compare=False)
 
     def fresh(self, stream: int, level: int, n: int) -> Tensor:
         """The next `n` unused numbers of a stream counted by use: float64 [n], on the host."""
         start = self.used.get((stream, level), 0)
         self.used[stream, level] = start + n
-        return torch.from_numpy(uniforms(self.seed, stream, level, start, n))
+        return self.at(stream, level, start, n)
 
     def at(self, stream: int, level: int, position: int, n: int) -> Tensor:
         """The numbers of output positions ``position .. position+n-1``: float64 [n], on the host."""
-        return torch.from_numpy(uniforms(self.seed, stream, level, position, n))
+        first, made = self._made.get((stream, level), (0, np.zeros(0)))
+        if not first <= position <= position + n <= first + len(made):
+            first, made = position, uniforms(self.seed, stream, level, position, max(n, _AHEAD))
+            self._made[stream, level] = first, made
+        return torch.from_numpy(made[position - first : position - first + n].copy())
 
     def race(self, level: int, position: int, n: int, vocab: int) -> Tensor:
         """Gumbel noise of `n` output positions: float64 [n, vocab], on the host. Row d depends on its position and `vocab` only."""

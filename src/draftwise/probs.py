@@ -8,7 +8,7 @@ knows of greedy decoding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from draftwise import wide
 from draftwise.types import Sampling, Sparse, Target
 
-_PREFIXES = (64, 1024)  # entries that are sorted before all are: most laws are cut within the first
+_PREFIX = 16  # entries that are sorted first: most laws are cut within them
 _COLDEST = 1e-30  # a temperature under it divides by 0 in float32, or overflows; the law is one-hot long before
 
 
@@ -39,7 +39,7 @@ def judged(logits: Tensor, sampling: Sampling, history: Callable[[int], Sequence
     if sampling.temperature > 0:
         allowed = p[rows, ids] > 0
     elif truncates(sampling):
-        allowed = _truncated(adjusted.float(), sampling)[rows, ids] > 0
+        allowed = picked(truncated(adjusted[rows].float(), sampling), ids) > 0
     else:
         allowed = adjusted[rows, ids] > -math.inf
     return Target(p, logits, allowed.cpu())
@@ -63,11 +63,25 @@ def law(logits: Tensor, sampling: Sampling, checked: bool = True) -> Tensor:
     """Temperature and truncation: float32 laws [n, V] of adjusted `logits` [n, V]. Raises BadLogits; ``checked=False`` leaves that test
     out, since a device has to be waited for."""
     if checked:
-        check_finite(logits.amax(-1))
+        check_finite(torch.cat([part.float().amax(-1) for (part,) in _parts(logits)]) if len(logits) else logits.amax(-1))
+    out = torch.zeros(logits.shape, device=logits.device)
     if sampling.temperature == 0:
-        return torch.zeros(logits.shape, device=logits.device).scatter_(-1, wide.argmax(logits)[:, None], 1.0)
-    scaled = _own(logits).div_(max(sampling.temperature, _COLDEST))
-    return _truncated(scaled, sampling) if truncates(sampling) else scaled.softmax(-1)
+        for part, into in _parts(logits, out):
+            into.scatter_(-1, wide.argmax(part.float())[:, None], 1.0)
+    elif truncates(sampling):
+        out.scatter_add_(-1, *truncated(_tempered(logits, sampling), sampling))  # added: the ids of padding come twice
+    else:
+        torch.softmax(_tempered(logits, sampling), -1, out=out)
+    return out
+
+
+def drawn(logits: Tensor, sampling: Sampling) -> Tensor | Sparse:
+    """`law` unchecked, for a drafter above temperature 0: by its support where the request truncates, which spares rows of V entries."""
+    return truncated(_tempered(logits, sampling), sampling) if truncates(sampling) else law(logits, sampling, checked=False)
+
+
+def _tempered(logits: Tensor, sampling: Sampling) -> Tensor:
+    return logits.float() / max(sampling.temperature, _COLDEST)
 
 
 def truncates(sampling: Sampling) -> bool:
@@ -83,9 +97,14 @@ def check_finite(top: Tensor) -> None:
         raise BadLogits(f"the model gave a row of logits with {found}: weights that overflow (try dtype float32), or masks that forbid every token")
 
 
-def sample(weights: Tensor, u: Tensor) -> Tensor:
+def sample(weights: Tensor | Sparse, u: Tensor) -> Tensor:
     """One token of each unnormalised law by inversion: int64 [B] of `weights` [B, V] >= 0 and `u` float64 [B]. Never one of weight 0."""
-    return wide.invert(weights, u.to(weights.device))
+    if isinstance(weights, Tensor):
+        return wide.invert(weights, u.to(weights.device))
+    cumulative = weights.p.double().cumsum(-1)
+    total = cumulative[:, -1]
+    aim = torch.minimum(u.to(total.device) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return weights.ids.gather(-1, (cumulative <= aim[:, None]).sum(-1, keepdim=True))[:, 0]
 
 
 def residual(p: Tensor, q: Tensor) -> Tensor:
@@ -101,6 +120,17 @@ def row(probs: Tensor | Sparse, i: int, vocab: int) -> Tensor:
     return torch.zeros(vocab, device=probs.p.device).index_put_((probs.ids[i],), probs.p[i], accumulate=True)
 
 
+def stacked(laws: Sequence[Tensor | Sparse]) -> Tensor | Sparse:
+    """The laws of a chain, [1, V] or of one row each, as one of N rows; supports of unequal width are filled up with probability 0."""
+    dense = [some for some in laws if isinstance(some, Tensor)]
+    if dense:
+        return torch.cat(dense)
+    sparse = [some for some in laws if isinstance(some, Sparse)]
+    width = max(some.p.shape[-1] for some in sparse)
+    padded = [[torch.nn.functional.pad(part, (0, width - part.shape[-1])) for part in some] for some in sparse]
+    return Sparse(torch.cat([ids for ids, _ in padded]), torch.cat([p for _, p in padded]))
+
+
 def picked(probs: Tensor | Sparse, tokens: Tensor) -> Tensor:
     """q of the drafted tokens: float32 [N] of `probs` [N, V] and `tokens` int64 [N]."""
     tokens = tokens.to(probs.p.device if isinstance(probs, Sparse) else probs.device)
@@ -112,14 +142,26 @@ def picked(probs: Tensor | Sparse, tokens: Tensor) -> Tensor:
 def confidence(logits: Tensor, tokens: Tensor) -> Tensor:
     """What a `DraftStep` records: float32 [n, 4] = (probability of the token, top 1, top 2, entropy in nats) of the raw softmax of
     `logits` [n, V] at `tokens` [n]."""
-    shifted = _own(logits)
-    top = wide.largest(shifted, min(2, shifted.shape[-1]))[0]
-    shifted -= top[:, :1]
+    if not logits.is_cuda:
+        return torch.tensor([_figures(row.float(), token) for row, token in zip(logits, tokens.tolist(), strict=True)]).view(len(logits), 4)
+    raw = logits.float()
+    top = raw.topk(min(2, raw.shape[-1]), -1).values
+    shifted = raw - top[:, :1]
     weights = shifted.exp()
     total = weights.sum(-1, keepdim=True)
-    entropy = total.log() - weights.mul_(shifted.clamp(min=-1e4)).sum(-1, keepdim=True) / total  # the clamp makes 0 * -inf the 0 it should be
+    entropy = total.log() - weights.mul(shifted.clamp(min=-1e4)).sum(-1, keepdim=True) / total  # the clamp makes 0 * -inf the 0 it should be
     second = (top[:, 1:] - top[:, :1]).exp() / total if top.shape[1] > 1 else torch.zeros_like(total)
-    return torch.cat([shifted.gather(-1, tokens[:, None]).exp() / total, 1 / total, second, entropy], -1)
+    return torch.cat([weights.gather(-1, tokens[:, None]) / total, 1 / total, second, entropy], -1)
+
+
+def _figures(row: Tensor, token: int) -> tuple[float, float, float, float]:
+    """`confidence` of one float32 row [V] on the host, where every small tensor costs more than a float."""
+    top, second = wide.two(row)
+    shifted = row - top
+    weights = shifted.exp()
+    total = float(weights.sum())
+    spread = float(weights @ shifted.clamp_(min=-1e4))
+    return float(weights[token]) / total, 1 / total, math.exp(second - top) / total, math.log(total) - spread / total
 
 
 def js_distance(p_logits: Tensor, q_logits: Tensor) -> Tensor:
@@ -129,22 +171,22 @@ def js_distance(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     and not the root of a rounding error. Computed as r [ln(1+r) - ln(1-r)] + ln(1+r) + ln(1-r)."""
     if not len(p_logits):
         return torch.zeros(0, device=p_logits.device)
-    size = len(p_logits) if p_logits.is_cuda else 1  # one row at a time stays in the cache of a core
-    return torch.cat([_js(p_logits[i : i + size], q_logits[i : i + size]) for i in range(0, len(p_logits), size)])
+    return torch.cat([_js(p, q) for p, q in _parts(p_logits, q_logits)])
 
 
 def _js(p_logits: Tensor, q_logits: Tensor) -> Tensor:
-    p, q = p_logits.float().softmax(-1), q_logits.float().softmax(-1)
+    p, q = p_logits.softmax(-1, dtype=torch.float32), q_logits.softmax(-1, dtype=torch.float32)
     both = p + q
-    ratio = p.sub_(q).div_(both.clamp(min=1e-38)).clamp_(-1 + 1e-7, 1 - 1e-7)
-    up, down = torch.log1p(ratio), torch.log1p(-ratio)
-    terms = ratio.mul_(up - down).add_(up).add_(down)
+    ratio = p.sub_(q).div_(torch.clamp(both, min=1e-38, out=q)).clamp_(-1 + 1e-7, 1 - 1e-7)
+    up, down = torch.log1p(ratio, out=q), ratio.neg().log1p_()  # written over what is not needed again: fewer rows stay in the cache
+    terms = up.addcmul_(up, ratio).add_(down.addcmul_(down, ratio, value=-1))
     return (terms.mul_(both).sum(-1) / (4 * math.log(2))).clamp(0, 1).sqrt()
 
 
-def _own(logits: Tensor) -> Tensor:
-    """A float32 copy that may be written."""
-    return logits.to(torch.float32, copy=True)
+def _parts(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of the same rows of all, a few at a time: on a CPU one, whose intermediates stay in the cache of a core; on a device all."""
+    size = max(1, len(rows[0])) if rows[0].is_cuda else 1
+    return zip(*(torch.split(some, size) for some in rows), strict=True)
 
 
 def _penalised(row: Tensor, penalty: float, ids: Sequence[int]) -> Tensor:
@@ -156,25 +198,52 @@ def _penalised(row: Tensor, penalty: float, ids: Sequence[int]) -> Tensor:
     return row.index_copy(0, seen, torch.where(values > 0, values / penalty, values * penalty))
 
 
-def _truncated(logits: Tensor, sampling: Sampling, prefix: int = _PREFIXES[0]) -> Tensor:
-    """Top-k, top-p and min-p of tempered float32 `logits` [n, V], from the largest entries only where those decide everything."""
-    vocab = logits.shape[-1]
+def truncated(scaled: Tensor, sampling: Sampling, prefix: int = _PREFIX) -> Sparse:
+    """Top-k, top-p and min-p of tempered float32 logits `scaled` [n, V], from the `prefix` largest entries where those decide everything."""
+    vocab = scaled.shape[-1]
     count = min(vocab, max(prefix, sampling.top_k + 1))
-    values, ids = wide.largest(logits, count)
+    values, ids = wide.largest(scaled, count)
+    mass = None
+    if sampling.top_p < 1 and not sampling.top_k:
+        mass = torch.cat([(part - top).exp_().sum(-1, keepdim=True) for part, top in _parts(scaled, values[:, :1])])
+    weights = _cut(values, mass, sampling)
+    if count < vocab and bool((weights[:, -1] > 0).any()):  # the cut of a row lies further out
+        values, ids = scaled.sort(-1, descending=True) if scaled.is_cuda else _candidates(scaled, values, mass, sampling)
+        weights = _cut(values, mass, sampling)
+    return Sparse(ids, weights / weights.sum(-1, keepdim=True))
+
+
+def _cut(values: Tensor, mass: Tensor | None, sampling: Sampling) -> Tensor:
+    """The weights ``exp(value - largest)`` [n, K] of the largest entries `values` [n, K], 0 for those that fall away. `mass` [n, 1]: the sum of
+    all weights of the rows, where top-p goes over all of them."""
     kept = values > -math.inf
-    if 0 < sampling.top_k < count:
+    if 0 < sampling.top_k < values.shape[-1]:
         kept &= values >= values[:, sampling.top_k - 1 : sampling.top_k]  # ties stay, as in transformers
-    top = values[:, :1]
-    weights = (values - top).exp().masked_fill_(~kept, 0.0)
+    weights = (values - values[:, :1]).exp().masked_fill_(~kept, 0.0)
     if sampling.top_p < 1:
-        mass = weights.sum(-1, keepdim=True) if sampling.top_k else (logits - top).exp_().sum(-1, keepdim=True)
-        shares = weights.double() / mass
+        shares = weights.double() / (weights.sum(-1, keepdim=True) if mass is None else mass)
         kept &= shares.cumsum(-1) - shares < sampling.top_p
     if sampling.min_p > 0:
-        kept &= values >= top + math.log(sampling.min_p)
+        kept &= values >= values[:, :1] + math.log(sampling.min_p)
     kept[:, 0] = True
-    weights.masked_fill_(~kept, 0.0)
-    out = torch.zeros_like(logits).scatter_(-1, ids, weights / weights.sum(-1, keepdim=True))
-    if count < vocab and bool((further := kept[:, -1]).any()):  # the cut of these rows lies further out
-        out[further] = _truncated(logits[further], sampling, next((size for size in _PREFIXES if size > count), vocab))
-    return out
+    return weights.masked_fill_(~kept, 0.0)
+
+
+def _candidates(scaled: Tensor, values: Tensor, mass: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """The largest entries in falling order, as many as may be kept, and their indices: two [n, K]. Entries that each have less than a V-th of
+    ``1 - top_p`` have less than that together, so none of them is in the nucleus. (On a CPU a full sort of a wide row takes many times as long.)"""
+    bound = values[:, :1] - math.inf
+    if sampling.top_k > 0:
+        bound = torch.maximum(bound, values[:, sampling.top_k - 1 : sampling.top_k])
+    if mass is not None:
+        bound = torch.maximum(bound, values[:, :1] + (mass * ((1 - sampling.top_p) / scaled.shape[-1] / 2)).log())  # 2: for rounding
+    if sampling.min_p > 0:
+        bound = torch.maximum(bound, values[:, :1] + math.log(sampling.min_p))
+    found = [(row >= low).nonzero()[:, 0] for row, low in zip(scaled, bound, strict=True)]
+    width = max(len(ids) for ids in found)
+    ranked = [(row[ids].sort(descending=True), ids) for row, ids in zip(scaled, found, strict=True)]
+    pad = torch.nn.functional.pad
+    return (
+        torch.stack([pad(order.values, (0, width - len(ids)), value=-math.inf) for order, ids in ranked]),
+        torch.stack([pad(ids[order.indices], (0, width - len(ids))) for order, ids in ranked]),
+    )

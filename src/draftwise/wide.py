@@ -1,11 +1,13 @@
 """Searches over rows as wide as a vocabulary, block by block.
 
 On a CPU a search that has to carry indices is not vectorised. The maxima of blocks are, and then only the blocks that matter need a search of
-their own (``benchmarks/overhead.py --pieces`` prints both; for the inversion of a law it shows no gain beyond noise). Rows that do not divide
+their own (``benchmarks/overhead.py --pieces`` prints both). Maxima of bfloat16 are not vectorised either: give float32. Rows that do not divide
 into blocks are searched as a whole.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -32,6 +34,18 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     chosen = blocks.amax(-1).topk(k, -1).indices  # an entry elsewhere has k larger ones above it
     values, at = blocks.gather(1, chosen[..., None].expand(-1, -1, _WIDTH)).flatten(1).topk(k, -1)
     return values, chosen.gather(1, at // _WIDTH) * _WIDTH + at % _WIDTH
+
+
+def two(row: Tensor) -> tuple[float, float]:
+    """The largest and the second largest entry (-inf where V = 1) of one row [V] on the host. A NaN counts as largest."""
+    if not _divides(row[None]):
+        first, *rest = row.topk(min(2, len(row))).values.tolist()
+        return first, rest[0] if rest else -math.inf
+    peaks = row.view(-1, _WIDTH).amax(-1)
+    best = int(peaks.argmax())
+    first, inner = row[best * _WIDTH : (best + 1) * _WIDTH].topk(2).values.tolist()
+    peaks[best] = inner
+    return first, float(peaks.amax())
 
 
 def invert(weights: Tensor, u: Tensor) -> Tensor:

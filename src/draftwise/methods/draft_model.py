@@ -19,7 +19,7 @@ from torch import Tensor
 
 from draftwise import noise, probs, wide
 from draftwise.protocols import Ask, Backend
-from draftwise.types import Draft, DraftStep, Feed, Outcome, Text
+from draftwise.types import Draft, DraftStep, Feed, Outcome, Sparse, Text
 
 
 @dataclass
@@ -28,7 +28,7 @@ class _Growing:
 
     ask: Ask
     tokens: list[Tensor] = field(default_factory=list)
-    laws: list[Tensor] = field(default_factory=list)
+    laws: list[Tensor | Sparse] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
     figures: list[Tensor] = field(default_factory=list)
     steps: list[DraftStep] = field(default_factory=list)
@@ -96,26 +96,28 @@ class DraftModel:
         return logits[:, : self.vocab_size] if missing <= 0 else torch.nn.functional.pad(logits, (0, missing), value=-math.inf)
 
     def _extend(self, g: _Growing, logits: Tensor) -> None:
-        token, law = self._choose(g, logits)
+        row = logits.float()
+        token, law = self._choose(g, row)
         g.tokens.append(token)
         if law is not None:
             g.laws.append(law)
-        g.figures.append(torch.cat([token.double()[:, None], probs.confidence(logits, token).double()], -1))
+        g.figures.append(torch.cat([token.double()[:, None], probs.confidence(row, token).double()], -1))
         if g.ask.logits:
             g.logits.append(logits.clone())
 
-    def _choose(self, g: _Growing, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _choose(self, g: _Growing, logits: Tensor) -> tuple[Tensor, Tensor | Sparse | None]:
         """The next token int64 [1] after the row [1, V], and the law it was drawn from unless chance had no part in it."""
         text = g.ask.text
         adjusted = probs.adjust(logits, text.sampling, lambda _: [*text.tokens, *(int(token) for token in g.tokens)])
         if text.sampling.temperature == 0:
             return wide.argmax(adjusted), None  # what the one-hot law would give
-        law = probs.law(adjusted, text.sampling, checked=False)
         if text.noise.coupled:
+            law = probs.law(adjusted, text.sampling, checked=False)
             race = text.noise.race(0, len(text.tokens) + len(g.tokens), 1, self.vocab_size).to(law.device)
             return (law.double().log() + race).argmax(-1), None
-        token = probs.sample(law, text.noise.fresh(noise.DRAFT, self.level, 1))
-        return token.clamp(max=self.vocab_size - 1), law  # a law that processors left empty has no token; what it proposes is refused
+        support = probs.drawn(adjusted, text.sampling)
+        token = probs.sample(support, text.noise.fresh(noise.DRAFT, self.level, 1))
+        return token.clamp(max=self.vocab_size - 1), support  # a law that processors left empty has no token; what it proposes is refused
 
     @staticmethod
     def _to_host(growing: Sequence[_Growing]) -> None:
@@ -137,5 +139,5 @@ class DraftModel:
     @staticmethod
     def _draft(g: _Growing) -> Draft:
         tokens = torch.tensor([step.token for step in g.steps], dtype=torch.long)
-        laws = torch.cat(g.laws) if g.laws else None
+        laws = probs.stacked(g.laws) if g.laws else None
         return Draft(tokens, laws, torch.cat(g.logits) if g.logits else None, None, tuple(g.steps), "draft-model")
