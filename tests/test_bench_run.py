@@ -36,7 +36,7 @@ def launch(out: Path, *arguments: str) -> subprocess.Popen:
 
 def until(out: Path, rows: int) -> None:
     """Waits until so many lines are there, torn or not."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         path = out / "rows.jsonl"
         if path.exists() and path.read_bytes().count(b"\n") >= rows:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from draftwise.commands import options, show
 from draftwise.commands.errors import INTERRUPTED, complain
@@ -116,7 +117,7 @@ def compare(
     if as_json:
         typer.echo(json.dumps(results.to_json(found), ensure_ascii=False))
     else:
-        Console(highlight=False).print(results.render(found))
+        _console().print(results.render(found))
 
 
 class Bar:
@@ -157,6 +158,12 @@ class Bar:
         self._progress.stop()
 
 
+def _console() -> Console:
+    """stdout; in a pipe wide enough for every table."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
 def _conclude(outcome: Outcome, out: Path, baseline: str, as_json: bool) -> None:
     """Prints what came out, writes the report, and leaves with the exit code."""
     from draftwise.bench import measures
@@ -167,7 +174,7 @@ def _conclude(outcome: Outcome, out: Path, baseline: str, as_json: bool) -> None
         record = {"out": str(out), "rows": len(outcome.rows), "missing": missing, "failed": outcome.failed, "skipped": outcome.skipped}
         typer.echo(json.dumps(show.plain_json(record | (pages.summary(out, baseline) if outcome.rows else {})), ensure_ascii=False))
     elif outcome.rows:
-        Console(highlight=False).print(_table(measures.figures(outcome.rows, baseline, outcome.memory)))
+        _console().print(_table(measures.figures(outcome.rows, baseline, outcome.memory)))
         for path in pages.write(out, None, baseline):
             typer.echo(path)
     if outcome.missing:
@@ -179,11 +186,11 @@ def _conclude(outcome: Outcome, out: Path, baseline: str, as_json: bool) -> None
 def _table(figures: list[Any]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("variant", "precision", "tokens/s", "over plain", "tau", "accepted", "relaxed", "right"):
-        table.add_column(heading, justify="left" if heading in ("variant", "precision") else "right")
+        table.add_column(heading, justify="left" if heading in ("variant", "precision") else "right", no_wrap=True)
     for figure in figures:
         right, of = (sum(getattr(some, name) for some in figure.accuracy.values()) for name in ("right", "of"))
         table.add_row(
-            figure.variant, figure.precision, _estimate(figure.tokens_per_second, "{:.2f}"), _interval(figure.over_plain),
+            figure.variant, figure.precision, _estimate(figure.tokens_per_second, "{:.2f}"), Text(_interval(figure.over_plain)),
             _number(figure.tau, "{:.2f}"), _number(figure.acceptance_rate, "{:.0%}"), _number(figure.relaxed_share, "{:.1%}"),
             f"{right}/{of}" if of else "",
         )  # fmt: skip
@@ -195,7 +202,7 @@ def _estimate(value: Any, form: str) -> str:
 
 
 def _interval(value: Any) -> str:
-    return "" if value is None else f"{value.point:.2f} ({value.low:.2f} to {value.high:.2f})"
+    return "" if value is None else f"{value.point:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
 def _number(value: float | None, form: str) -> str:
