@@ -19,7 +19,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from draftwise.bench.recorded import Missing, Path, Recorded, Spot, Unseen
-from draftwise.bench.replay_costs import Costs
+from draftwise.bench.replay_costs import Clock, Costs, watched_now, watched_round
 from draftwise.bench.trace import Trace
 from draftwise.protocols import Accept, Decides, Length
 from draftwise.types import Decision, Now, Round
@@ -80,7 +80,7 @@ class _Game:
     grades: list[Grade] = field(default_factory=list)
     grade: Grade = Grade.EXACT  # of the next round, at best
     left: int | None = None
-    timed: bool = False  # the length policy has looked at measured times
+    clock: Clock = field(default_factory=Clock)
     in_step: bool = True  # all rounds so far were cut as the recorded ones
 
     def play(self) -> Played:
@@ -119,7 +119,7 @@ class _Game:
             return None
         own = self.in_step and repr(self.length) == self.trace.header["length"]
         beyond = self.context + found[0].emitted > self.path.end
-        if any(other != found[0] for other in found) or (self.timed and not own) or beyond:
+        if any(other != found[0] for other in found) or (self.clock.read and not own) or beyond:
             return None
         if len(drafts) > 1:
             return next(self._drafts(now, n, guess=True)), found[0], Grade.ESTIMATE
@@ -214,11 +214,12 @@ class _Game:
 
     def _commit(self, spots: Sequence[Spot], outcome: _Outcome, grade: Grade) -> None:
         emitted = min(outcome.emitted, self.path.end - self.context)
-        ends = (outcome.finished and grade is not Grade.ESTIMATE) or self.context + emitted == self.path.end
+        known = grade is not Grade.ESTIMATE
+        ends = (known and outcome.finished) or self.context + emitted == self.path.end
         first = not self.rounds
         times = self.costs.draft(len(spots)), self.costs.verify(1 + len(spots)) + (self.costs.prompt_s(self.trace) if first else 0.0)
         accepted, n = min(outcome.accepted, emitted), len(spots)
-        self.rounds.append(Round(n, n, accepted, min(outcome.relaxed, accepted), emitted, 1, 1 + n, *times, ends))
+        self.rounds.append(Round(n, n, accepted, min(outcome.relaxed, accepted), emitted, 1, 1 + n, *times, outcome.finished if known else ends))
         self.grades.append(grade)
         read = self.context + n - 1 if n else self.context - self.lag  # what the drafter has read by then
         self.context = self.path.end if ends else self.context + emitted
@@ -237,9 +238,8 @@ class _Game:
         pairs = range(start, start + columns["now_costs"][r])
         verify_s = tuple((columns["cost_rows"][i], columns["cost_seconds"][i]) for i in pairs)
         lag = columns["lag"][r] if self.trace.contexts[r] == self.context else self.lag
-        now = _Moment(columns["batch"][r], self.context, self.room - self.context - 1, lag, columns["now_draft_s"][r], verify_s)
-        now.game = self
-        return now
+        now = Now(columns["batch"][r], self.context, self.room - self.context - 1, lag, columns["now_draft_s"][r], verify_s)
+        return watched_now(now, self.clock)
 
     def _past(self, drafted: int, accepted: int, relaxed: int, emitted: int, now: Now, steps: tuple[Any, ...]) -> Round:
         """What the length policy is told of a round: the measured times where it is the recorded one, else those of the cost table."""
@@ -247,9 +247,7 @@ class _Game:
         rows, times = 1 + drafted, (self.costs.draft(drafted), self.costs.verify(1 + drafted))
         if r >= 0 and self.in_step and columns["drafted"][r] == drafted:
             rows, times = columns["rows"][r], (columns["draft_s"][r], columns["verify_s"][r] + columns["record_s"][r])
-        past = _Past(drafted, drafted, accepted, relaxed, emitted, now.batch, rows, *times, False, steps)
-        past.game = self
-        return past
+        return watched_round(Round(drafted, drafted, accepted, relaxed, emitted, now.batch, rows, *times, False, steps), self.clock)
 
     def _is_text(self, spots: Sequence[Spot]) -> bool:
         """Whether these tokens are the text's."""
@@ -257,35 +255,3 @@ class _Game:
 
     def _evidence(self, spots: Sequence[Spot], guess: bool) -> Recorded:
         return Recorded(self.path, spots, guess, self.accept.coupled)
-
-
-class _Moment(Now):
-    """A `Now` that tells the game when a policy looks at its times."""
-
-    game: _Game
-
-    @property
-    def draft_s(self) -> float:
-        self.game.timed = True
-        return self[4]
-
-    @property
-    def verify_s(self) -> tuple[tuple[int, float], ...]:
-        self.game.timed = True
-        return self[5]
-
-
-class _Past(Round):
-    """A `Round` that tells the game when a policy looks at its times."""
-
-    game: _Game
-
-    @property
-    def draft_s(self) -> float:
-        self.game.timed = True
-        return self[7]
-
-    @property
-    def verify_s(self) -> float:
-        self.game.timed = True
-        return self[8]

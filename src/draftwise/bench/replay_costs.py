@@ -1,13 +1,15 @@
-"""What rounds cost on the machine of a trace: medians of what was measured, by the number of rows."""
+"""What rounds cost on the machine of a trace: medians of what was measured, by the number of rows. And who looks at it."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from draftwise.bench.trace import Trace
+from draftwise.types import Now, Round
 
 _CATCH_UP = 8  # a drafter that had to read more than this read a text, and its time is no measure of a draft step
 
@@ -57,3 +59,52 @@ def _steady(trace: Trace) -> list[int]:
     """The rounds after the first one, which read the prompt; those of the first if there are no others."""
     judged = [r for r, emitted in enumerate(trace.lists["emitted"]) if emitted]
     return judged[1:] or judged
+
+
+@dataclass
+class Clock:
+    """`read`: whether a policy has looked at measured times, which no other run has again."""
+
+    read: bool = False
+
+
+def watched_now(now: Now, clock: Clock) -> Now:
+    """`now`, telling the clock when its times are read."""
+    watched = _Now(*now)
+    watched.clock = clock
+    return watched
+
+
+def watched_round(round: Round, clock: Clock) -> Round:
+    """`round`, telling the clock when its times are read."""
+    watched = _Round(*round)
+    watched.clock = clock
+    return watched
+
+
+class _Now(Now):
+    clock: Clock
+
+    @property
+    def draft_s(self) -> float:
+        self.clock.read = True
+        return self[4]
+
+    @property
+    def verify_s(self) -> tuple[tuple[int, float], ...]:
+        self.clock.read = True
+        return self[5]
+
+
+class _Round(Round):
+    clock: Clock
+
+    @property
+    def draft_s(self) -> float:
+        self.clock.read = True
+        return self[7]
+
+    @property
+    def verify_s(self) -> float:
+        self.clock.read = True
+        return self[8]

@@ -92,18 +92,23 @@ def load(path: str | os.PathLike[str]) -> Trace:
     """Reads a trace. Raises ValueError, in one sentence, for a file that is cut off, damaged, of another kind, or newer than this version."""
     place = Path(path)
     try:
-        with np.load(place, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile) or "header" not in file.files:
-                raise ValueError(f"{place.name} is no trace of draftwise")
-            header = json.loads(bytes(file["header"]))
-            _check_header(place.name, header)
-            columns = {name: file[name] for name in file.files if name != "header"}
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{place.name} is no trace of draftwise, or was cut off: {' '.join(str(error).split())}") from None
-    except ValueError as error:
-        raise error if place.name in str(error) else ValueError(f"{place.name} is no trace of draftwise") from None
-    _check_columns(place.name, columns, int(header["prompt"]))
-    return Trace(header, columns, place.name)
+        with place.open("rb") as file:
+            arrays = _arrays(np.load(file, allow_pickle=False))
+        header = json.loads(bytes(arrays.pop("header")))
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:  # ValueError: no JSON, no UTF-8, or a pickle
+        why = " ".join(str(error).split())[:100]
+        raise ValueError(f"{place.name} is no trace of draftwise, or was cut off ({why})") from None
+    _check_header(place.name, header)
+    _check_columns(place.name, arrays)
+    return Trace(header, arrays, place.name)
+
+
+def _arrays(found: Any) -> dict[str, NDArray[Any]]:
+    """All arrays of an open archive. Raises ValueError for a single array."""
+    if not isinstance(found, np.lib.npyio.NpzFile):
+        raise ValueError("a single array")
+    with found:
+        return {name: found[name] for name in found.files}
 
 
 def load_all(paths: Iterable[str | os.PathLike[str]]) -> list[Trace]:
@@ -126,7 +131,7 @@ def _check_header(name: str, header: Any) -> None:
         raise ValueError(f"{name} is a damaged trace: its header lacks {', '.join(missing)}")
 
 
-def _check_columns(name: str, columns: Mapping[str, NDArray[Any]], prompt: int) -> None:
+def _check_columns(name: str, columns: Mapping[str, NDArray[Any]]) -> None:
     """Raises ValueError unless every column is there, of its kind, and as long as the others say."""
     wanted = {**ROUNDS, **TOKENS, **TOPS, **FLAT}
     if missing := [key for key in wanted if key not in columns or columns[key].dtype.kind != np.dtype(wanted[key]).kind]:
