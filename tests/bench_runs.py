@@ -72,9 +72,7 @@ def problems(task: str, count: int, turns: int = 1) -> list[Problem]:
 
 
 def chosen(peers: Sequence[Any] = (FakePeer(),), methods: Sequence[str] = ("plain", "adasd"), seed: int = 0, **changes: Any) -> Chosen:
-    options = Options(
-        "t", None, [*methods], ["a", "b"], [], None, "", 0.0, 1.0, seed, "float32", "cpu", 1, None, 1, "plain", False, "draftwise bench"
-    )
+    options = Options("t", None, [*methods], ["a", "b"], [], "", "", 0.0, 1.0, seed, "float32", "cpu", 1, None, 1, "plain", False, "draftwise bench")
     tasks = [problems("a", 3), problems("b", 2, turns=2)]
     config = {"draftwise": "0", "command": "x", "methods": [*methods], "seed": seed, "tasks": {"a": {"version": 1}}} | changes
     return Chosen(options, [*methods], [*peers], tasks, {}, {"a": 20, "b": 5}, config)

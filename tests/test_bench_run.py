@@ -285,14 +285,14 @@ def test_comma_lists_of_specs():
     assert plan.split("") == [] and plan.split("a,,a") == ["a"]
 
 
-def test_token_limits():
+def test_numbers_by_task():
     defaults = {"humaneval": 512, "gsm8k": 256}
-    assert plan.limits("", defaults) == defaults
-    assert plan.limits("humaneval=256,128", defaults) == {"humaneval": 256, "gsm8k": 128}
-    assert plan.limits("gsm8k=64", defaults) == {"humaneval": 512, "gsm8k": 64}
+    assert plan.by_task("", defaults, "-n") == defaults
+    assert plan.by_task("humaneval=256,128", defaults, "-n") == {"humaneval": 256, "gsm8k": 128}
+    assert plan.by_task("gsm8k=64", defaults, "-n") == {"humaneval": 512, "gsm8k": 64}
     for wrong in ("0", "many", "humaneval=", "x=3"):
-        with pytest.raises(ValueError):
-            plan.limits(wrong, defaults)
+        with pytest.raises(ValueError, match="^-n "):
+            plan.by_task(wrong, defaults, "-n")
 
 
 def test_the_fingerprint_sees_every_word():

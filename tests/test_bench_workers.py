@@ -208,6 +208,7 @@ def test_the_command_refuses_what_cannot_be(models, tmp_path):
         (["--out", out], "name at least one task"),
         (["--out", out, "--tasks", str(broken)], "line 2"),
         (["--out", out, "--tasks", str(empty)], "empty"),
+        (["--out", out, "--tasks", str(own), "--limit", "gsm8k=2"], "--limit names the task 'gsm8k', which is not asked for"),
         (["--out", out, "--tasks", "humanevil"], "did you mean 'humaneval'"),
         (["--out", out, "--tasks", str(own), "--methods", "adasd"], "needs a draft model"),
         (["--out", out, "--tasks", str(own), "--peers", "vlm"], "there is no peer 'vlm'"),

@@ -12,6 +12,7 @@ from draftwise.commands.demo import demo
 from draftwise.commands.errors import EXIT_CODES, Guarded
 from draftwise.commands.generate import generate
 from draftwise.commands.methods import methods
+from draftwise.commands.profile import profile
 from draftwise.commands.verify import verify
 
 app = typer.Typer(
@@ -42,7 +43,7 @@ def root(
         raise typer.Exit()
 
 
-for command in (generate, demo, methods, cite, verify):
+for command in (generate, demo, methods, cite, verify, profile):
     app.command(epilog=EXIT_CODES)(command)
 app.add_typer(bench, name="bench")
 

@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from draftwise.bench.schema import Problem
 
@@ -66,16 +66,16 @@ def split(text: str) -> list[str]:
     return list(dict.fromkeys(specs))
 
 
-def limits(text: str, defaults: Mapping[str, int]) -> dict[str, int]:
-    """Most new tokens for each task, of ``128``, ``humaneval=256,128`` (that for humaneval, this for the rest) or '' (each task's default).
+def by_task(text: str, defaults: Mapping[str, int | None], option: str) -> dict[str, Any]:
+    """A number for each task, of ``128``, ``humaneval=256,128`` (that for humaneval, this for the rest) or '' (each task's default).
     Raises ValueError for what is no number of at least 1 and for a task that is not asked for."""
-    found: dict[str, int] = dict(defaults)
+    found: dict[str, Any] = dict(defaults)
     for piece in sorted((piece.strip() for piece in text.split(",") if piece.strip()), key=lambda piece: "=" in piece):
         match = _PAIR.fullmatch(piece)
         if match is None or int(match["count"]) < 1:
-            raise ValueError(f"--max-tokens takes a number of at least 1, or task=number pairs such as humaneval=256,128, got {piece!r}")
+            raise ValueError(f"{option} takes a number of at least 1, or task=number pairs such as humaneval=256,128, got {piece!r}")
         task, count = match["task"], int(match["count"])
         if task is not None and task not in defaults:
-            raise ValueError(f"--max-tokens names the task {task!r}, which is not asked for: there are {', '.join(defaults)}")
+            raise ValueError(f"{option} names the task {task!r}, which is not asked for: there are {', '.join(defaults)}")
         found.update(dict.fromkeys(defaults, count) if task is None else {task: count})
     return found

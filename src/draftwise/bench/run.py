@@ -19,6 +19,8 @@ WARM_UP = ("Write the numbers from one to thirty in words, and then say which of
 """A prompt of no task, so that no engine finds a measured prompt in its cache, and how many tokens of answer warm an engine up."""
 _WEIGHING = 32  # tokens of the request whose memory is measured
 
+_TOTALS = tuple(name for name in ("accepted", "drafted", "passes") if name in Turn._fields)  # of engines that tell no single passes
+
 
 class Variant(NamedTuple):
     """Who answers under a name: the worker's argv, and what its log is called."""
@@ -132,6 +134,7 @@ class Runner:
     def _turn(self, answer: Mapping[str, Any], prompt_tokens: int) -> Turn:
         try:
             tokens = tuple(int(token) for token in answer["tokens"])
+            totals: dict[str, Any] = {name: answer[name] for name in _TOTALS if answer.get(name) is not None}
             return Turn(
                 tokens,
                 self.parts.renderer.text(tokens),
@@ -141,6 +144,7 @@ class Runner:
                 str(answer.get("finish_reason") or ""),
                 str(answer.get("origins") or ""),
                 tuple(Pass(*some) for some in answer.get("rounds") or ()),
+                **totals,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise WorkerError(f"gave an answer that is none ({type(error).__name__}: {error})") from None

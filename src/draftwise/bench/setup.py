@@ -18,14 +18,14 @@ PLAIN = "plain"
 
 
 class Options(NamedTuple):
-    """The options of the command, lists split. `dtype` and `device` as typed."""
+    """The options of the command, lists split. `limit`, `max_tokens`: as `plan.by_task` takes them. `dtype` and `device` as typed."""
 
     target: str
     draft: str | None
     methods: list[str]
     tasks: list[str]
     peers: list[str]
-    limit: int | None
+    limit: str
     max_tokens: str
     temperature: float
     top_p: float
@@ -65,11 +65,13 @@ def choose(options: Options) -> Chosen:
     if not options.tasks:
         raise ValueError("name at least one task: --tasks specbench,humaneval,gsm8k or a .jsonl file of your own prompts")
     Sampling(options.temperature, top_p=options.top_p, seed=options.seed)
-    problems = [tasks.load(spec, options.data, options.limit, options.seed) for spec in options.tasks]
+    found = {spec: tasks.find(spec) for spec in options.tasks}
+    judges = {task.name: task for task in found.values()}
+    counts = plan.by_task(options.limit, dict.fromkeys(judges), "--limit")
+    limits = plan.by_task(options.max_tokens, {name: task.default_max_tokens for name, task in judges.items()}, "--max-tokens")
+    problems = [tasks.load(spec, options.data, counts[task.name], options.seed) for spec, task in found.items()]
     _unique([problem for some in problems for problem in some])
-    judges = {task.name: task for task in map(tasks.find, options.tasks)}
-    limits = plan.limits(options.max_tokens, {name: task.default_max_tokens for name, task in judges.items()})
-    return Chosen(options, methods, others, problems, judges, limits, _config(options, methods, problems, limits))
+    return Chosen(options, methods, others, problems, judges, limits, _config(options, methods, problems, counts, limits))
 
 
 def our_methods(specs: Sequence[str], draft: str | None) -> list[str]:
@@ -130,7 +132,9 @@ def _unique(problems: Sequence[Problem]) -> None:
         seen.add((problem.task, problem.id))
 
 
-def _config(options: Options, methods: list[str], problems: list[list[Problem]], limits: dict[str, int]) -> dict[str, Any]:
+def _config(
+    options: Options, methods: list[str], problems: list[list[Problem]], counts: dict[str, int | None], limits: dict[str, int]
+) -> dict[str, Any]:
     setup = frame(options, 0)
     return {
         "draftwise": __version__,
@@ -141,7 +145,7 @@ def _config(options: Options, methods: list[str], problems: list[list[Problem]],
         "methods": methods,
         "peers": options.peers,
         "tasks": {some[0].task: {"version": some[0].version, "problems": len(some), "hash": plan.fingerprint(some)} for some in problems},
-        "limit": options.limit,
+        "limit": counts,
         "max_tokens": limits,
         "temperature": options.temperature,
         "top_p": options.top_p,

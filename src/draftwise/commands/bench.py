@@ -40,7 +40,9 @@ def bench(
         str, typer.Option(help="Tasks, separated by commas: specbench, humaneval, gsm8k, or a .jsonl file of your prompts.", rich_help_panel=_WORK)
     ] = "",
     data: Annotated[Path | None, typer.Option(help="Folder with the tasks' files.", rich_help_panel=_WORK)] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Problems of each task (or of each of its groups).", rich_help_panel=_WORK)] = None,
+    limit: Annotated[
+        str, typer.Option(help="Problems of each task (of each group of Spec-Bench): 6, or specbench=2,6. Default: all.", rich_help_panel=_WORK)
+    ] = "",
     max_tokens: Annotated[
         str, typer.Option("--max-tokens", "-n", help="Most new tokens: 128, or humaneval=256,128. Default: the task's own.", rich_help_panel=_WORK)
     ] = "",
