@@ -133,7 +133,6 @@ def _drawn(p: Tensor, tokens: Sequence[int], masses: Sequence[float], u: Tensor)
     """Whether inversion of each row of `p` [n, V] at `u` gives its token, whose mass is known."""
     if all(mass == 1 for mass in masses[: len(tokens)]):
         return [True] * len(tokens)
-    before = torch.stack([row[:token].sum(dtype=torch.float64) for row, token in zip(p, tokens, strict=True)])
-    bounds = torch.stack([before, p.sum(-1, dtype=torch.float64)]).tolist()
-    found = zip(*bounds, masses, u.tolist(), strict=False)
-    return [mass == 1 or low <= aim * total < low + mass for low, total, mass, aim in found]
+    sides = [[row[:token].sum(dtype=torch.float64), row[token + 1 :].sum(dtype=torch.float64)] for row, token in zip(p, tokens, strict=True)]
+    found = zip(torch.stack([side for pair in sides for side in pair]).view(-1, 2).tolist(), masses, u.tolist(), strict=False)
+    return [mass == 1 or low <= aim * (low + mass + high) < low + mass for (low, high), mass, aim in found]
