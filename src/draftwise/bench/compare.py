@@ -120,7 +120,7 @@ def _by_variant(rows: Sequence[Row]) -> dict[str, dict[tuple[str, int, str], Row
 
 
 def _caption(comparison: Comparison) -> str:
-    told = ["In brackets 95 % intervals over problems; * marks what they hold to be more than noise. Of twenty stars one is chance."]
+    told = ["In brackets 95 % intervals over problems; * marks what is more than noise; where nothing changed, one in twenty gets one."]
     told += ["The two runs did not take turns: a machine that was slower in one of them shows as a change of all its variants."]
     told += [f"Only in {name}: {', '.join(some)}." for name, some in ((comparison.a, comparison.only_a), (comparison.b, comparison.only_b)) if some]
     told += [f"Differs: {line}" for line in comparison.configuration]

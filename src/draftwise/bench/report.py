@@ -82,7 +82,7 @@ def summary(folder: Path, baseline: str | None = None) -> dict[str, Any]:
 def write(folder: Path, out: Path | None = None, baseline: str | None = None, tokenizer: Any = None) -> list[Path]:
     """Writes report.html, report.md and one SVG per picture to `out` (by default the folder itself), and returns their paths. `baseline`: the
     variant that all are compared with besides their own plain decoding (by default the run's, or plain). `tokenizer`: of the target, for the
-    colours of the text samples; where it is not given and the target is a folder on this machine it is read from there.
+    colours of the text samples; where it is not given and the target is on this machine it is read from there.
 
     Raises ValueError for a folder without results, an unknown baseline, and without matplotlib."""
     results, to = read(folder), out or folder
@@ -199,7 +199,7 @@ def _facts(machine: Mapping[str, Any]) -> Iterator[str]:
         elif key in ("cpu", "system", "gpu"):
             yield str(value)
         else:
-            yield f"{value} {key}" if isinstance(value, int) else f"{key} {value}"
+            yield f"{value} {key.removesuffix('s') if value == 1 else key}" if isinstance(value, int) else f"{key} {value}"
 
 
 def _planned(config: Mapping[str, Any]) -> int:
@@ -216,13 +216,16 @@ def _baseline(results: Results, answered: Answered) -> str:
 
 
 def _tokenizer(config: Mapping[str, Any]) -> Any:
-    """That of a target folder on this machine, or None: samples are then as an earlier report left them."""
-    path = Path(str(config.get("target") or ""))
-    if not (path / "tokenizer.json").is_file():
-        return None
-    from transformers import AutoTokenizer  # takes seconds, and only a sample needs it
+    """That of a target on this machine, or None: samples are then as an earlier report left them."""
+    target = str(config.get("target") or "")
+    if not target or (target.lower() != "smollm2" and not Path(target).expanduser().exists()):
+        return None  # a name of the Hub would have to be downloaded
+    from draftwise.bench import rendering  # takes seconds, and only a sample needs it
 
-    return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    try:
+        return rendering.load(target).tokenizer
+    except ValueError:
+        return None
 
 
 def _lines(path: Path, make: Callable[[dict[str, Any]], Any]) -> tuple[list[Any], bool]:

@@ -88,7 +88,8 @@ def groups(figures: Sequence[Figure]) -> str:
     names = sorted({name for f in known for name in f.groups})
     found = [[f.groups[name].over_plain if name in f.groups else None for name in names] for f in known]
     values = np.array([[math.log2(cell.point) if cell and cell.point > 0 else math.nan for cell in row] for row in found]).reshape(len(known), -1)
-    figure, axes = empty(_ROW * 1.1 * len(known) + 1.9)
+    few = len(names) < 6
+    figure, axes = empty(_ROW * 1.1 * len(known) + (0.9 if few else 1.8))
     axis, reach = axes[0, 0], float(np.nanmax(np.abs(values), initial=0.1))
     norm = TwoSlopeNorm(0, -1.8 * reach, 1.8 * reach)  # never the full colour, so that black can be read on it
     edges = np.arange(len(names) + 1) - 0.5, np.arange(len(known) + 1) - 0.5
@@ -99,7 +100,6 @@ def groups(figures: Sequence[Figure]) -> str:
         weight = "bold" if cell and (cell.low > 1 or cell.high < 1) else "normal"
         axis.text(x, y, f"{cell.point:.2f}" if cell else "", ha="center", va="center", fontsize=9, color="#000000", weight=weight)
     counts = {name: next(f.groups[name].problems for f in known if name in f.groups) for name in names}
-    few = len(names) < 6
     axis.set_xticks(range(len(names)), [f"{visible(name)} ({counts[name]})" for name in names])
     axis.xaxis.tick_top()
     axis.tick_params(axis="x", labelrotation=0 if few else 35)

@@ -39,7 +39,7 @@ def speed(figures: Sequence[Figure]) -> str:
         if f.over_plain and f.variant != f.own_plain:
             _whisker(right, f.over_plain, y, colour)
             right.plot(f.over_plain.point, y, _marker(f), color=colour, ms=6)
-            _value(right, f.over_plain, y)
+            _value(right, f.over_plain, y, left=f.over_plain.high < 1)
     left.set_yticks(range(len(known)), [label(f) for f in known])
     left.set_ylim(-0.7, len(known) - 0.3)
     left.set_xlabel("tokens per second")
@@ -72,7 +72,7 @@ def scatter(figures: Sequence[Figure]) -> Any:
     axis.set_ylabel("right answers, % of all tasks that have them" if judged else "text equal to plain decoding's, %")
     axis.grid()
     axis.margins(0.12, 0.22)
-    axis.set_ylim(axis.get_ylim()[0], min(104, axis.get_ylim()[1]))
+    _frame(axis, [s.y for s in spots])
     if judged and spots:
         _typical_interval(axis, spots)
     _legend(figure, [s.figure for s in spots])
@@ -92,6 +92,15 @@ def _spots(figures: Sequence[Figure], judged: bool) -> Iterator[Spot]:
         share = wilson(right, of) if judged else Estimate(*[f.common_prefix] * 3) if f.common_prefix is not None else None
         if share and f.tokens_per_second:
             yield Spot(f, f.tokens_per_second.point, *(100 * value for value in share))
+
+
+def _frame(axis: Any, values: Sequence[float]) -> None:
+    """Room above and below, a range that does not blow up small differences, and nothing far outside of 0 to 100."""
+    if not values:
+        return
+    low, high = min(values), max(values)
+    room = max(0.22 * (high - low), (16 - (high - low)) / 2)
+    axis.set_ylim(max(-3, low - room), min(106, high + room))
 
 
 def _typical_interval(axis: Any, spots: Sequence[Spot]) -> None:
@@ -163,8 +172,11 @@ def _whisker(axis: Any, found: Estimate, y: float, colour: str) -> None:
     axis.plot([found.low, found.high], [y, y], color=colour, lw=1.3, solid_capstyle="butt")
 
 
-def _value(axis: Any, found: Estimate, y: float) -> None:
-    axis.annotate(f"{found.point:.2f}", (found.high, y), (5, 0), textcoords="offset points", va="center", fontsize=8.5, color=LIGHT["soft"])
+def _value(axis: Any, found: Estimate, y: float, left: bool = False) -> None:
+    """The figure behind its interval, or before it."""
+    x, shift, side = (found.low, -5, "right") if left else (found.high, 5, "left")
+    how = {"textcoords": "offset points", "va": "center", "ha": side, "fontsize": 8.5, "color": LIGHT["soft"]}
+    axis.annotate(f"{found.point:.2f}", (x, y), (shift, 0), **how)
 
 
 def _marker(figure: Figure) -> str:

@@ -26,10 +26,10 @@ class Sample(NamedTuple):
 
 
 def choose(table: Mapping[str, Sequence[Row]]) -> int | None:
-    """The problem to show: the one with most relaxed tokens, of those with equally many the one nearest to what fits. None without origins."""
+    """The problem to show: the one with most relaxed tokens, of those with equally many the one with most drafted ones. None without origins."""
     n = len(next(iter(table.values()), ()))
-    told = [[rows[i].turns[0] for rows in table.values() if rows[i].turns and rows[i].turns[0].origins] for i in range(n)]
-    scores = {i: (sum(t.origins[:_TOKENS].count("r") for t in some), -abs(len(some[0].tokens) - _TOKENS)) for i, some in enumerate(told) if some}
+    told = ([rows[i].turns[0].origins[:_TOKENS] for rows in table.values() if rows[i].turns and rows[i].turns[0].origins] for i in range(n))
+    scores = {i: tuple(sum(origins.count(letter) for origins in some) for letter in "rd") for i, some in enumerate(told) if some}
     return max(scores, key=lambda i: scores[i], default=None)
 
 
