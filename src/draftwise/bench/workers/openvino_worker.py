@@ -107,7 +107,7 @@ def answer(pipe: Any, tensor: Callable[[list[int]], Any], args: argparse.Namespa
 
 
 def counts(result: Any, arrivals: int) -> dict[str, int]:
-    """Totals of speculation where the pipeline has them: it has none for prompt lookup."""
+    """Totals of speculation as the pipeline gives them: none for prompt lookup, and with a draft model without the last round of the answer."""
     metrics = getattr(result, "extended_perf_metrics", None)
     passes = {"passes": arrivals} if arrivals else {}
     if metrics is None or not hasattr(metrics, "get_num_accepted_tokens"):
