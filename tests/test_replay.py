@@ -211,6 +211,27 @@ class Thrifty:
         return state
 
 
+@dataclass(frozen=True)
+class Curious(Thrifty):
+    """Drafts by all that a moment tells but for times."""
+
+    def budget(self, state: int, now: Now) -> int:
+        return (now.lag * 2 + now.context + now.room * 3 + now.batch) % 6
+
+
+def test_moments_are_those_of_a_real_run() -> None:
+    for seed in range(3):
+        found = answer("fixed:n=8", "speculative", 0.0, seed)
+        context = tables(seed)
+        parts = Method(Curious(), part("accept", "speculative"), DraftModel(context.draft, context.vocab_size))
+        engine = Engine(context.target)
+        sequence = engine.add(PROMPT, Sampling(max_tokens=40, seed=seed, stop_ids=(6,) if seed % 2 else ()), parts)
+        list(engine.stream())
+        played = play(found.trace, parts.length, parts.accept)
+        assert played.left is None
+        assert counts(played.rounds) == counts(r for r in sequence.rounds if r.emitted)
+
+
 def test_a_policy_that_looks_at_the_clock_is_exact_only_on_its_own_trace() -> None:
     context = tables(0)
     parts = Method(Thrifty(), part("accept", "speculative"), DraftModel(context.draft, context.vocab_size))

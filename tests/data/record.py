@@ -1,6 +1,6 @@
 """Makes the traces that the tests read: one greedy answer and one at temperature 0.7, with drafts of 8 tokens.
 
-    python tests/data/record.py TARGET DRAFT      (made with Qwen2.5-Coder-Instruct 1.5B and 0.5B in bfloat16)
+python tests/data/record.py TARGET DRAFT      (made with Qwen2.5-Coder-Instruct 1.5B and 0.5B in bfloat16)
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def main() -> None:
         seconds = time.perf_counter() - start
         about = {"target": "Qwen2.5-Coder-1.5B-Instruct", "draft": "Qwen2.5-Coder-0.5B-Instruct", "precision": "bf16", "method": SPEC}
         path = Path(__file__).with_name(f"qwen-{name}.npz")
-        save(path, tape, sequence, about | {"seconds": seconds})
-        notes = sum(j.seconds for j in tape.judgements.values())
-        print(f"{path.name}: {path.stat().st_size} bytes, {len(sequence.rounds)} rounds, {seconds:.2f} s, of which {notes:.2f} s of notes")
+        save(path, tape, sequence, about | {"seconds": seconds - tape.seconds})
+        size, rounds = path.stat().st_size, len(sequence.rounds)
+        sys.stdout.write(f"{path.name}: {size} bytes, {rounds} rounds, {seconds:.2f} s, of which {tape.seconds:.2f} s of notes\n")
 
 
 if __name__ == "__main__":

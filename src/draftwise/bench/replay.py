@@ -227,6 +227,7 @@ class _Game:
         self.length_state, self.accept_state = outcome.length_state, outcome.decision.state
 
     def _leave(self, context: int) -> None:
+        self.in_step = False
         if self.left is None:
             self.left = context - self.trace.prompt
 
@@ -237,7 +238,7 @@ class _Game:
         start = sum(columns["now_costs"][:r])
         pairs = range(start, start + columns["now_costs"][r])
         verify_s = tuple((columns["cost_rows"][i], columns["cost_seconds"][i]) for i in pairs)
-        lag = columns["lag"][r] if self.trace.contexts[r] == self.context else self.lag
+        lag = columns["lag"][r] if self.in_step else self.lag
         now = Now(columns["batch"][r], self.context, self.room - self.context - 1, lag, columns["now_draft_s"][r], verify_s)
         return watched_now(now, self.clock)
 

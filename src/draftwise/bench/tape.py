@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from draftwise.bench import trace
 from draftwise.bench.noted import Open, noted, propose
@@ -30,14 +29,13 @@ from draftwise.types import Draft, DraftStep, Now, Round, Target, Uniforms, Verd
 
 
 class _Judgement(NamedTuple):
-    """`tokens`: one entry of each column of TOKENS and TOPS per drafted token. `bonus`: the target's own choice after the whole draft. `row`:
-    its logits [1, V] there and `race` the noise [1, V], kept where the draft was accepted whole."""
+    """`tokens`: one entry of each column of TOKENS and TOPS per drafted token. `bonus`: the target's own choice after the whole draft. `open`:
+    its row there, kept where the draft was accepted whole."""
 
     tokens: list[dict[str, Any]]
     bonus: int
     seconds: float
-    row: Tensor | None
-    race: Tensor | None
+    open: Open | None
 
 
 @dataclass(eq=False)
@@ -48,9 +46,15 @@ class Tape:
     context: int = -1
     moments: dict[int, tuple[Now, int]] = field(default_factory=dict)  # with how many tokens were asked for
     judgements: dict[int, _Judgement] = field(default_factory=dict)
+    beyond: dict[int, list[dict[str, Any]]] = field(default_factory=dict)  # what `finish` asked the drafter for
     fresh: bool = True
     budgeted: bool = False
     origin: str = "none"
+
+    @property
+    def seconds(self) -> float:
+        """Spent on notes so far: what to take off a measured wall time."""
+        return sum(judgement.seconds for judgement in self.judgements.values())
 
 
 def record(method: Method, tape: Tape) -> Method:
@@ -156,23 +160,25 @@ class _Accept:
         tokens, choices = noted(target, draft, u)
         n = len(draft.tokens)
         whole = n > 0 and len(verdict.path) == n
-        row = target.logits[n : n + 1].clone() if whole else None
         race = u.race[n : n + 1].clone() if whole and u.race is not None else None
+        row = Open(target.logits[n : n + 1].clone(), race) if whole else None
         tape = self.tape
-        tape.judgements[tape.context] = _Judgement(tokens, choices[n], time.perf_counter() - start, row, race)
+        tape.judgements[tape.context] = _Judgement(tokens, choices[n], time.perf_counter() - start, row)
         tape.budgeted |= relax is not always
         tape.origin = draft.origin if n else tape.origin
         return verdict, after
 
 
 def _beyond(tape: Tape, sequence: Decoding) -> dict[int, list[dict[str, Any]]]:
-    """By the context of a fully accepted round: the token that the drafter would have proposed next."""
-    if tape.method is None or not isinstance(tape.method.drafter, DraftModel):
-        return {}
-    ends = {context: context + len(j.tokens) for context, j in tape.judgements.items() if j.row is not None}
-    asked = {end: Open(row, tape.judgements[context].race) for context, end in ends.items() if (row := tape.judgements[context].row) is not None}
-    found = propose(tape.method.drafter, sequence, asked)
-    return {context: found[end] for context, end in ends.items() if end in found}
+    """By the context of a fully accepted round: the token that the drafter would have proposed next. The kept rows are dropped then: an engine
+    may hold on to a tape, since it is part of a policy."""
+    drafter = tape.method.drafter if tape.method else None
+    kept = {context: (context + len(j.tokens), j.open) for context, j in tape.judgements.items() if j.open is not None}
+    if kept and isinstance(drafter, DraftModel):
+        found = propose(drafter, sequence, dict(kept.values()))
+        tape.beyond |= {context: found[end] for context, (end, _) in kept.items() if end in found}
+    tape.judgements = {context: judgement._replace(open=None) for context, judgement in tape.judgements.items()}
+    return tape.beyond
 
 
 def _round(round: Round, moment: tuple[Now, int] | None, judgement: _Judgement | None, beyond: int) -> dict[str, Any]:
