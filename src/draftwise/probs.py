@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from draftwise import wide
 from draftwise.types import Sampling, Sparse, Target
 
-_PREFIX = 16  # entries that are sorted first: most laws are cut within them
+_PREFIX = 64  # entries that are sorted first: most laws are cut within them
 _COLDEST = 1e-30  # a temperature under it divides by 0 in float32, or overflows; the law is one-hot long before
 
 
@@ -62,26 +64,37 @@ def adjust(logits: Tensor, sampling: Sampling, history: Callable[[int], Sequence
 def law(logits: Tensor, sampling: Sampling, checked: bool = True) -> Tensor:
     """Temperature and truncation: float32 laws [n, V] of adjusted `logits` [n, V]. Raises BadLogits; ``checked=False`` leaves that test
     out, since a device has to be waited for."""
-    if checked:
-        check_finite(torch.cat([part.float().amax(-1) for (part,) in _parts(logits)]) if len(logits) else logits.amax(-1))
     out = torch.zeros(logits.shape, device=logits.device)
     if sampling.temperature == 0:
-        for part, into in _parts(logits, out):
-            into.scatter_(-1, wide.argmax(part.float())[:, None], 1.0)
+        tops = torch.cat([_mark(part.float(), into) for part, into in _parts(logits, out)]) if len(logits) else logits.amax(-1)
     elif truncates(sampling):
-        out.scatter_add_(-1, *truncated(_tempered(logits, sampling), sampling))  # added: the ids of padding come twice
+        rows = logits.float()
+        support = truncated(rows, sampling)
+        tops = rows.gather(-1, support.ids[:, :1])
+        out.scatter_add_(-1, *support)  # added: the ids of padding come twice
     else:
-        torch.softmax(_tempered(logits, sampling), -1, out=out)
+        tops = logits.float().amax(-1)
+        torch.softmax(logits.float() / _heat(sampling), -1, out=out)
+    if checked:
+        check_finite(tops)
     return out
 
 
 def drawn(logits: Tensor, sampling: Sampling) -> Tensor | Sparse:
     """`law` unchecked, for a drafter above temperature 0: by its support where the request truncates, which spares rows of V entries."""
-    return truncated(_tempered(logits, sampling), sampling) if truncates(sampling) else law(logits, sampling, checked=False)
+    return truncated(logits.float(), sampling) if truncates(sampling) else law(logits, sampling, checked=False)
 
 
-def _tempered(logits: Tensor, sampling: Sampling) -> Tensor:
-    return logits.float() / max(sampling.temperature, _COLDEST)
+def _mark(rows: Tensor, into: Tensor) -> Tensor:
+    """Sets 1 in the zeros `into` [n, V] where `rows` are largest, and gives those largest entries [n, 1]."""
+    ids = wide.argmax(rows)[:, None]
+    into.scatter_(-1, ids, 1.0)
+    return rows.gather(-1, ids)
+
+
+def _heat(sampling: Sampling) -> float:
+    """What logits are divided by: 1 at temperature 0, where only the order and the truncation count."""
+    return max(sampling.temperature, _COLDEST) if sampling.temperature else 1.0
 
 
 def truncates(sampling: Sampling) -> bool:
@@ -101,10 +114,9 @@ def sample(weights: Tensor | Sparse, u: Tensor) -> Tensor:
     """One token of each unnormalised law by inversion: int64 [B] of `weights` [B, V] >= 0 and `u` float64 [B]. Never one of weight 0."""
     if isinstance(weights, Tensor):
         return wide.invert(weights, u.to(weights.device))
-    cumulative = weights.p.double().cumsum(-1)
-    total = cumulative[:, -1]
-    aim = torch.minimum(u.to(total.device) * total, torch.nextafter(total, torch.zeros_like(total)))
-    return weights.ids.gather(-1, (cumulative <= aim[:, None]).sum(-1, keepdim=True))[:, 0]
+    cumulative = weights.p.cpu().numpy().cumsum(-1, dtype=np.float64)
+    aim = np.minimum(u.cpu().numpy()[:, None] * cumulative[:, -1:], np.nextafter(cumulative[:, -1:], 0))
+    return weights.ids.gather(-1, torch.from_numpy((cumulative <= aim).sum(-1, keepdims=True)).to(weights.ids.device))[:, 0]
 
 
 def residual(p: Tensor, q: Tensor) -> Tensor:
@@ -198,52 +210,75 @@ def _penalised(row: Tensor, penalty: float, ids: Sequence[int]) -> Tensor:
     return row.index_copy(0, seen, torch.where(values > 0, values / penalty, values * penalty))
 
 
-def truncated(scaled: Tensor, sampling: Sampling, prefix: int = _PREFIX) -> Sparse:
-    """Top-k, top-p and min-p of tempered float32 logits `scaled` [n, V], from the `prefix` largest entries where those decide everything."""
-    vocab = scaled.shape[-1]
+def truncated(rows: Tensor, sampling: Sampling, prefix: int = _PREFIX) -> Sparse:
+    """Temperature, top-k, top-p and min-p of float32 logits `rows` [n, V]: laws by their supports, likeliest token first. The `prefix` largest
+    entries are looked at first, and the whole rows only where those do not decide."""
+    vocab, heat = rows.shape[-1], np.float32(_heat(sampling))
     count = min(vocab, max(prefix, sampling.top_k + 1))
-    values, ids = wide.largest(scaled, count)
-    mass = None
+    found, ids = wide.largest(rows, count)
+    values = found.cpu().numpy() / heat
+    least = _weights(values).sum(-1, keepdims=True, dtype=np.float64)
+    weights = _cut(values, least, sampling)
     if sampling.top_p < 1 and not sampling.top_k:
-        mass = torch.cat([(part - top).exp_().sum(-1, keepdim=True) for part, top in _parts(scaled, values[:, :1])])
-    weights = _cut(values, mass, sampling)
-    if count < vocab and bool((weights[:, -1] > 0).any()):  # the cut of a row lies further out
-        values, ids = scaled.sort(-1, descending=True) if scaled.is_cuda else _candidates(scaled, values, mass, sampling)
-        weights = _cut(values, mass, sampling)
-    return Sparse(ids, weights / weights.sum(-1, keepdim=True))
+        most = least + (vocab - count) * _weights(values)[:, -1:]  # of the whole row: no entry left is larger than the last
+        if (weights[:, -1] > 0).any() or not np.array_equal(weights, _cut(values, most, sampling)):
+            least = torch.cat([_mass(part, top, float(heat)) for part, top in _parts(rows, found[:, :1])]).cpu().numpy()
+            weights = _cut(values, least, sampling)
+    if count < vocab and (weights[:, -1] > 0).any():  # the cut of a row lies further out
+        values, ids = _candidates(rows, values, least, sampling)
+        weights = _cut(values, least, sampling)
+    with np.errstate(invalid="ignore"):  # a law without mass is NaN
+        law = weights / weights.sum(-1, keepdims=True)
+    return Sparse(ids, torch.from_numpy(law.astype(np.float32)).to(rows.device))
 
 
-def _cut(values: Tensor, mass: Tensor | None, sampling: Sampling) -> Tensor:
-    """The weights ``exp(value - largest)`` [n, K] of the largest entries `values` [n, K], 0 for those that fall away. `mass` [n, 1]: the sum of
-    all weights of the rows, where top-p goes over all of them."""
+def _weights(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    with np.errstate(invalid="ignore"):  # -inf - -inf
+        weights: NDArray[np.float32] = np.exp(values - values[:, :1])
+    return weights
+
+
+def _mass(rows: Tensor, top: Tensor, heat: float) -> Tensor:
+    """The sum [n, 1] of all weights ``exp((row - top) / heat)``."""
+    return ((rows - top) / heat).exp_().sum(-1, keepdim=True, dtype=torch.float64)
+
+
+def _cut(values: NDArray[np.float32], mass: NDArray[np.float64], sampling: Sampling) -> NDArray[np.float64]:
+    """The weights ``exp(value - largest)`` [n, K] of the largest entries `values` [n, K] in falling order, 0 for those that fall away. `mass`
+    [n, 1]: the sum of all weights of the rows; after top-k, of those that are left."""
     kept = values > -math.inf
     if 0 < sampling.top_k < values.shape[-1]:
         kept &= values >= values[:, sampling.top_k - 1 : sampling.top_k]  # ties stay, as in transformers
-    weights = (values - values[:, :1]).exp().masked_fill_(~kept, 0.0)
+    weights = np.where(kept, _weights(values), 0).astype(np.float64)
     if sampling.top_p < 1:
-        shares = weights.double() / (weights.sum(-1, keepdim=True) if mass is None else mass)
+        shares = weights / (weights.sum(-1, keepdims=True) if sampling.top_k else mass)
         kept &= shares.cumsum(-1) - shares < sampling.top_p
     if sampling.min_p > 0:
-        kept &= values >= values[:, :1] + math.log(sampling.min_p)
+        kept &= values >= values[:, :1] + np.float32(math.log(sampling.min_p))
     kept[:, 0] = True
-    return weights.masked_fill_(~kept, 0.0)
+    return np.where(kept, weights, 0)
 
 
-def _candidates(scaled: Tensor, values: Tensor, mass: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """The largest entries in falling order, as many as may be kept, and their indices: two [n, K]. Entries that each have less than a V-th of
-    ``1 - top_p`` have less than that together, so none of them is in the nucleus. (On a CPU a full sort of a wide row takes many times as long.)"""
-    bound = values[:, :1] - math.inf
+def _candidates(
+    rows: Tensor, values: NDArray[np.float32], mass: NDArray[np.float64], sampling: Sampling
+) -> tuple[NDArray[np.float32], Tensor]:
+    """The largest tempered entries in falling order, as many as may be kept, and their indices: two [n, K]. Entries that each have less than a
+    V-th of ``1 - top_p`` have less than that together, so none of them is in the nucleus. (A full sort of a wide row takes many times as long.)"""
+    bound = np.full_like(values[:, :1], -math.inf)
     if sampling.top_k > 0:
-        bound = torch.maximum(bound, values[:, sampling.top_k - 1 : sampling.top_k])
-    if mass is not None:
-        bound = torch.maximum(bound, values[:, :1] + (mass * ((1 - sampling.top_p) / scaled.shape[-1] / 2)).log())  # 2: for rounding
+        bound = np.maximum(bound, values[:, sampling.top_k - 1 : sampling.top_k])
+    elif sampling.top_p < 1:
+        bound = np.maximum(bound, values[:, :1] + np.log(mass * ((1 - sampling.top_p) / rows.shape[-1] / 2)))  # 2: for rounding
     if sampling.min_p > 0:
-        bound = torch.maximum(bound, values[:, :1] + math.log(sampling.min_p))
-    found = [(row >= low).nonzero()[:, 0] for row, low in zip(scaled, bound, strict=True)]
-    width = max(len(ids) for ids in found)
-    ranked = [(row[ids].sort(descending=True), ids) for row, ids in zip(scaled, found, strict=True)]
-    pad = torch.nn.functional.pad
+        bound = np.maximum(bound, values[:, :1] + math.log(sampling.min_p))
+    heat = np.float32(_heat(sampling))
+    ranked = []
+    for row, low in zip(rows, bound[:, 0].tolist(), strict=True):
+        tempered = row / heat
+        ids = (tempered >= low).nonzero()[:, 0]
+        ranked.append((tempered[ids].sort(descending=True), ids))
+    width, pad = max(len(ids) for _, ids in ranked), torch.nn.functional.pad
     return (
-        torch.stack([pad(order.values, (0, width - len(ids)), value=-math.inf) for order, ids in ranked]),
+        torch.stack([pad(order.values, (0, width - len(ids)), value=-math.inf) for order, ids in ranked]).cpu().numpy(),
         torch.stack([pad(ids[order.indices], (0, width - len(ids))) for order, ids in ranked]),
     )
