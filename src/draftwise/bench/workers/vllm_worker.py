@@ -47,6 +47,8 @@ def environment(threads: int, old: dict[str, str], cores: list[int], prefix: str
     if len(cores) >= threads:
         binding["KMP_AFFINITY"] = f"granularity=fine,explicit,proclist=[{','.join(map(str, cores[:threads]))}]"
     quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # n-grams are looked up by numba with one thread; were numba on OpenMP too, the model would be left with that one
+    quiet["NUMBA_THREADING_LAYER"] = "workqueue"
     preload = ":".join([*found, *filter(None, [old.get("LD_PRELOAD")])])
     return quiet | binding | old | {"OMP_NUM_THREADS": str(threads), "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "LD_PRELOAD": preload}
 
