@@ -103,7 +103,7 @@ def test_a_trace_gives_its_own_rounds_again(length: str, accept: str, temperatur
 @pytest.mark.parametrize("recorded", ["fixed:n=8", "gammatune", "adasd"])
 def test_exact_rounds_of_another_length_are_those_of_a_real_run(recorded: str, other: str, temperature: float) -> None:
     exact = 0
-    for seed, accept in itertools.product(range(3), ["speculative", "coupled"]):
+    for seed, accept in itertools.product(range(2), ["speculative", "coupled"]):
         found, real = answer(recorded, accept, temperature, seed), answer(other, accept, temperature, seed)
         exact += check_exact(play(found.trace, real.method.length, real.method.accept), real.rounds)
     assert exact
@@ -142,7 +142,7 @@ def test_a_shorter_draft_is_a_draw_of_the_same_law() -> None:
     """Above temperature 0: over many seeds, rounds of real runs and of replays of longer drafts come out alike, down to chance."""
     context = pair(vocab=5, twist=1.0)
     taken: list[list[int]] = [[], []]
-    for seed in range(30):
+    for seed in range(20):
         found = run(context, "fixed:n=5", "speculative", temperature=0.9, seed=seed, max_tokens=24)
         for length in ("fixed:n=3", "fixed:n=7"):
             real = run(context, length, "speculative", temperature=0.9, seed=1000 + seed, max_tokens=24)
