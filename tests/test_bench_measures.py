@@ -238,3 +238,10 @@ def test_the_bench_reads_results_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_sums_stand_in_for_rounds_that_an_engine_does_not_tell() -> None:
+    told = turn(6, 2.0)._replace(accepted=4, drafted=8, passes=2)
+    found = figure([row("plain", "a", turn(6, 3.0)), row("peer", "a", told, engine="peer")], "peer")
+    assert (found.tau, found.acceptance_rate, found.drafted_per_round) == (3.0, 0.5, 4.0)
+    assert found.by_position == ()

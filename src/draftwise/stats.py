@@ -1,4 +1,4 @@
-"""From rounds to figures: pure functions over `Round` records, and the running cost table that length policies read.
+"""From rounds to figures: pure functions over records of rounds, and the running cost table that length policies read.
 
 Definitions follow the field: tau counts the bonus or correction token; the acceptance rate is accepted over drafted and never above 1.
 """
@@ -8,9 +8,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from draftwise.types import Round
+
+class Counts(Protocol):
+    """What the figures read of a round: a `draftwise.types.Round`, or whatever remains of one."""
+
+    @property
+    def drafted(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def accepted(self) -> int: ...
+    @property
+    def relaxed(self) -> int: ...
+    @property
+    def emitted(self) -> int: ...
+    @property
+    def draft_s(self) -> float: ...
+    @property
+    def verify_s(self) -> float: ...
 
 
 class Summary(NamedTuple):
@@ -35,7 +52,7 @@ class Summary(NamedTuple):
     other_share: float
 
 
-def summarize(rounds: Sequence[Round], seconds: float) -> Summary:
+def summarize(rounds: Sequence[Counts], seconds: float) -> Summary:
     """The figures of one sequence's `rounds`, decoded in `seconds` of wall time. Empty rounds give zeros."""
     passes = [r for r in rounds if r.emitted]
     tokens, drafted = sum(r.emitted for r in rounds), sum(r.drafted for r in rounds)
@@ -60,7 +77,7 @@ def summarize(rounds: Sequence[Round], seconds: float) -> Summary:
     )
 
 
-def by_position(rounds: Sequence[Round]) -> tuple[float, ...]:
+def by_position(rounds: Sequence[Counts]) -> tuple[float, ...]:
     """P(the first i+1 draft levels are all accepted), for i up to the deepest round; over the rounds that drafted that deep."""
     deepest = max((r.depth for r in rounds), default=0)
     reached = [[r for r in rounds if r.depth > i] for i in range(deepest)]

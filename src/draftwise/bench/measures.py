@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -133,14 +133,17 @@ def right(rows: Sequence[Row]) -> Statistic:
 
 def accepted(rows: Sequence[Row]) -> Statistic:
     """Accepted over drafted tokens."""
-    return over(*([sum(getattr(some, name) for turn in row.turns for some in turn.rounds) for row in rows] for name in ("accepted", "drafted")))
+    return over(*([_total(row, name) for row in rows] for name in ("accepted", "drafted")))
+
+
+def _total(row: Row, name: str) -> int:
+    return sum(turn.total(name) or 0 for turn in row.turns)
 
 
 def pooled(rows: Sequence[Row]) -> Summary | None:
     """The engine's own summary over the rounds of all turns that have any. None where the engine told of none."""
     turns = [turn for row in rows for turn in row.turns if turn.rounds]
-    rounds = cast(Any, [some for turn in turns for some in turn.rounds])  # a Pass has what the summary reads of a Round
-    return summarize(rounds, sum(turn.seconds for turn in turns)) if turns else None
+    return summarize([some for turn in turns for some in turn.rounds], sum(turn.seconds for turn in turns)) if turns else None
 
 
 def token_times(turns: Sequence[Turn]) -> tuple[Array, Array]:
@@ -187,7 +190,7 @@ def _rounds(rows: list[Row], draws: Bootstrap) -> dict[str, Any]:
     names = ("tau", "acceptance_rate", "drafted_per_round", "relaxed_share", "draft_share", "verify_share", "other_share")
     found = pooled(rows)
     if found is None:
-        return dict.fromkeys(names) | {"by_position": (), "divergence": None}
+        return dict.fromkeys(names) | {"by_position": (), "divergence": None} | _sums(rows)
     told = {name: getattr(found, name) for name in names} | {"by_position": found.by_position}
     if not found.drafted:
         told["acceptance_rate"] = None
@@ -196,6 +199,18 @@ def _rounds(rows: list[Row], draws: Bootstrap) -> dict[str, Any]:
     relaxed = [sum(some.relaxed for turn in row.turns for some in turn.rounds) for row in rows]
     emitted = [sum(some.emitted for turn in row.turns for some in turn.rounds) for row in rows]
     return told | {"divergence": draws.estimate(over(relaxed, emitted))}
+
+
+def _sums(rows: list[Row]) -> dict[str, float | None]:
+    """What the sums of an engine that tells no single passes give."""
+    turns = [turn for row in rows for turn in row.turns if turn.passes]
+    accepted, drafted, passes = (sum(turn.total(name) or 0 for turn in turns) for name in ("accepted", "drafted", "passes"))
+    tokens = sum(len(turn.tokens) for turn in turns)
+    return {
+        "tau": tokens / passes if passes else None,
+        "acceptance_rate": accepted / drafted if drafted else None,
+        "drafted_per_round": drafted / passes if passes else None,
+    }
 
 
 def _accuracy(rows: list[Row]) -> dict[str, Accuracy]:

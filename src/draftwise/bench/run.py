@@ -19,7 +19,7 @@ WARM_UP = ("Write the numbers from one to thirty in words, and then say which of
 """A prompt of no task, so that no engine finds a measured prompt in its cache, and how many tokens of answer warm an engine up."""
 _WEIGHING = 32  # tokens of the request whose memory is measured
 
-_TOTALS = tuple(name for name in ("accepted", "drafted", "passes") if name in Turn._fields)  # of engines that tell no single passes
+_TOTALS = ("accepted", "drafted", "passes")  # of engines that tell no single passes
 
 
 class Variant(NamedTuple):

@@ -26,7 +26,8 @@ class Problem(NamedTuple):
 class Turn(NamedTuple):
     """One answer. `tokens`: ids, a stop id included where one ended the text. `text`: decoded, without special tokens. `arrivals`: pairs
     (seconds, tokens) in order, one for each time new tokens were handed over; empty where the engine cannot tell. `finish_reason`: 'stop'
-    or 'length'. `origins`: one letter of ORIGINS per token, '' where the engine cannot tell. `rounds`: one `Pass` per target pass."""
+    or 'length'. `origins`: one letter of ORIGINS per token, '' where the engine cannot tell. `rounds`: one `Pass` per target pass;
+    an engine that tells only their sums gives `accepted` and `drafted` tokens and target `passes` instead."""
 
     tokens: tuple[int, ...]
     text: str
@@ -36,6 +37,16 @@ class Turn(NamedTuple):
     finish_reason: str = ""
     origins: str = ""
     rounds: tuple[Pass, ...] = ()
+    accepted: int | None = None
+    drafted: int | None = None
+    passes: int | None = None
+
+    def total(self, name: str) -> int | None:
+        """The 'accepted' or 'drafted' tokens, or the 'passes', of the whole answer; None where the engine cannot tell."""
+        if not self.rounds:
+            found: int | None = getattr(self, name)
+            return found
+        return sum(1 if name == "passes" else getattr(some, name) for some in self.rounds if some.emitted or name != "passes")
 
 
 class Pass(NamedTuple):

@@ -123,7 +123,7 @@ def _name(figure: Any, axis: Any, spots: Sequence[Spot], best: Sequence[Spot]) -
     for s, at in zip(spots, pixels, strict=True):
         text = label(s.figure, 30)
         size = 5.6 * len(text) * figure.dpi / 72, 11 * figure.dpi / 72
-        inside = [p for p in _places(*at, *size) if p[0] > box.x0 and p[2] < box.x1 and p[1] > box.y0 and p[3] < box.y1]
+        inside = [p for p in _places(at[0], at[1], *size) if p[0] > box.x0 and p[2] < box.x1 and p[1] > box.y0 and p[3] < box.y1]
         free = [p for p in inside if not _hits([p], taken) and not _hits([p], names)]
         clear = (p for p in free if not _hits(_leader(p, at), names))
         if place := next(clear, free[0] if free else None):
