@@ -13,6 +13,7 @@ from draftwise.commands.errors import EXIT_CODES, Guarded
 from draftwise.commands.generate import generate
 from draftwise.commands.methods import methods
 from draftwise.commands.profile import profile
+from draftwise.commands.replay import replay
 from draftwise.commands.verify import verify
 
 app = typer.Typer(
@@ -43,7 +44,7 @@ def root(
         raise typer.Exit()
 
 
-for command in (generate, demo, methods, cite, verify, profile):
+for command in (generate, demo, methods, cite, verify, profile, replay):
     app.command(epilog=EXIT_CODES)(command)
 app.add_typer(bench, name="bench")
 
