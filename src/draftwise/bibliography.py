@@ -86,6 +86,26 @@ PAPERS = {
         2024,
         "2408.07978",
     ),
+    "sun2025ears": Paper(
+        "EARS: Efficient Adaptive Rejection Sampling for Accelerating Speculative Decoding in Large Language Models",
+        "Sun, Chendong and Mao, Ali and Xu, Lei and Chen, Mingmin",
+        2025,
+        "2512.13194",
+    ),
+    "li2025fly": Paper(
+        "Training-Free Loosely Speculative Decoding: Accepting Semantically Correct Drafts Beyond Exact Match",
+        "Li, Jinze and Xu, Yixing and Li, Guanchen and Yang, Shuo and Xu, Jinfeng and Yin, Xuanwu and Li, Dong "
+        "and Ngai, Edith C. H. and Barsoum, Emad",
+        2025,
+        "2511.22972",
+    ),
+    "ding2025consultant": Paper(
+        "Consultant Decoding: Yet Another Synergistic Mechanism",
+        "Ding, Chuanghao and Wang, Jiaping and Yang, Ziqing and Wang, Xiaoliang and Lin, Dahua and Nguyen, Cam-Tu and Tan, Fei",
+        2025,
+        "2506.02391",
+        "Findings of ACL",
+    ),
     "saxena2023lookup": Paper("Prompt Lookup Decoding", "Saxena, Apoorv", 2023, url="https://github.com/apoorvumang/prompt-lookup-decoding"),
 }
 

@@ -86,6 +86,9 @@ _ENTRIES = [
     ),
     Entry("accept", "typical", "accept what the target finds typical", ("cai2024medusa",), _M + "typical:Typical"),
     Entry("accept", "adasd", "accept below a Jensen-Shannon distance set by past verdicts", ("lu2025adasd",), _M + "adasd:AdaSDAccept"),
+    Entry("accept", "ears", "the rejection test, looser where the target is unsure", ("sun2025ears",), _M + "ears:EARS"),
+    Entry("accept", "fly", "keep a mismatch if the target is unsure there and the draft recovers", ("li2025fly",), _M + "fly:FLy"),
+    Entry("accept", "consultant", "accept while the target's smoothed cost stays low", ("ding2025consultant",), _M + "consultant:Consultant"),
     Entry("drafter", "draft-model", "a smaller model of the same vocabulary", ("leviathan2023", "chen2023"), _M + "draft_model:DraftModel"),
     Entry(
         "drafter", "prompt-lookup", "copies what followed the same n-gram earlier in the text",
@@ -109,6 +112,9 @@ _ENTRIES = [
     Entry("method", "gammatune-plus", "GammaTune+'s lengths", ("gautam2025gammatune",), parts=("gammatune-plus", "speculative", "draft-model")),
     Entry("method", "coupled", "plain decoding's own tokens for the same seed", ("daliri2024coupling",), parts=("adasd", "coupled", "draft-model")),
     Entry("method", "typical", "typical acceptance over AdaSD's lengths", ("cai2024medusa",), parts=("adasd", "typical", "draft-model")),
+    Entry("method", "ears", "EARS over AdaSD's lengths", ("sun2025ears",), parts=("adasd", "ears", "draft-model")),
+    Entry("method", "fly", "FLy with its long drafts", ("li2025fly",), parts=("fixed:n=15", "fly", "draft-model")),
+    Entry("method", "consultant", "Consultant Decoding over AdaSD's lengths", ("ding2025consultant",), parts=("adasd", "consultant", "draft-model")),
 ]
 
 

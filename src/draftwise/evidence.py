@@ -36,6 +36,10 @@ class Live:
     def __len__(self) -> int:
         return len(self._tokens)
 
+    @property
+    def vocab(self) -> int:
+        return self.target.logits.shape[-1]
+
     def token(self, i: int) -> int:
         return self._tokens[i]
 
@@ -64,6 +68,12 @@ class Live:
             logits = self.target.logits[: len(self)]
             self._raws = [Figures(*row) for row in probs.confidence(logits, self.draft.tokens.to(logits.device)).tolist()]
         return self._raws[i]
+
+    def likelihood(self, i: int, token: int) -> float:
+        if token == self._tokens[i]:
+            return self.raw(i).prob
+        known = dict(self.top(i)).get(token)  # as a trace knows it
+        return float(self.target.logits[i].float().softmax(-1)[token]) if known is None else known
 
     def top(self, i: int) -> Sequence[tuple[int, float]]:
         self._tops = self._tops or tops(self.target.logits[: len(self)], [self.raw(j).top1 for j in range(len(self))])

@@ -76,6 +76,11 @@ class Evidence(Protocol):
         """N."""
         ...
 
+    @property
+    def vocab(self) -> int:
+        """V."""
+        ...
+
     def token(self, i: int) -> int:
         """x itself."""
         ...
@@ -89,6 +94,10 @@ class Evidence(Protocol):
         temperature 0: whether x is the argmax."""
         ...
 
+    def choice(self, i: int) -> int:
+        """What the target draws itself in place of x: x where it matches."""
+        ...
+
     def allowed(self, i: int) -> bool:
         """Whether x survives the request's processors and truncation."""
         ...
@@ -99,6 +108,10 @@ class Evidence(Protocol):
 
     def raw(self, i: int) -> Figures:
         """The target's **raw** softmax at x."""
+        ...
+
+    def likelihood(self, i: int, token: int) -> float:
+        """The probability of any token in the target's **raw** softmax at x. A trace knows x and the entries of `top`."""
         ...
 
     def top(self, i: int) -> Sequence[tuple[int, float]]:

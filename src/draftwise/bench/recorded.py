@@ -126,6 +126,12 @@ class Recorded:
     def __len__(self) -> int:
         return len(self.spots)
 
+    @property
+    def vocab(self) -> int:
+        if "vocab" not in self.path.trace.header:
+            raise Missing("it needs the size of the vocabulary, which this trace does not hold")
+        return int(self.path.trace.header["vocab"])
+
     def token(self, i: int) -> int:
         return int(self._get("token", i))
 
@@ -137,6 +143,10 @@ class Recorded:
         self._same_noise()
         return bool(self._get("match", i))
 
+    def choice(self, i: int) -> int:
+        self._same_noise()
+        return int(self._get("choice", i))
+
     def allowed(self, i: int) -> bool:
         return bool(self._get("allowed", i))
 
@@ -145,6 +155,14 @@ class Recorded:
 
     def raw(self, i: int) -> Figures:
         return self._figures("raw", i)
+
+    def likelihood(self, i: int, token: int) -> float:
+        if token == self.token(i):
+            return self.raw(i).prob
+        known = dict(self.top(i)).get(token)
+        if known is None:
+            raise Unseen
+        return known
 
     def top(self, i: int) -> Sequence[tuple[int, float]]:
         pairs = zip(self._get("target_ids", i), self._get("target_probs", i), strict=True)

@@ -50,6 +50,7 @@ class Tape:
     fresh: bool = True
     budgeted: bool = False
     origin: str = "none"
+    vocab: int = 0
 
     @property
     def seconds(self) -> float:
@@ -166,6 +167,7 @@ class _Accept:
         tape.judgements[tape.context] = _Judgement(tokens, choices[n], time.perf_counter() - start, row)
         tape.budgeted |= relax is not always
         tape.origin = draft.origin if n else tape.origin
+        tape.vocab = target.logits.shape[-1]
         return verdict, after
 
 
@@ -205,6 +207,7 @@ def _header(tape: Tape, sequence: Decoding, about: Mapping[str, Any]) -> dict[st
         "lossless": method.accept.lossless,
         "coupled": method.accept.coupled,
         "origin": tape.origin,
+        "vocab": tape.vocab,
         "any_prefix": isinstance(method.drafter, DraftModel),
         "fresh": tape.fresh,
         "budgeted": tape.budgeted,

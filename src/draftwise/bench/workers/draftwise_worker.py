@@ -76,7 +76,8 @@ class Worker:
         notes = tape.Tape() if "trace" in request else None
         reply, sequence = timed(engine, request["ids"], sampling, method if notes is None else tape.record(method, notes))
         if notes is not None:
-            tape.save(request["trace"], notes, sequence, self.about | {"variant": request["variant"]})
+            reply["seconds"] -= notes.seconds  # the arrivals, which came while notes were taken, stay as they were
+            tape.save(request["trace"], notes, sequence, self.about | {"variant": request["variant"], "seconds": reply["seconds"]})
         return reply
 
 
