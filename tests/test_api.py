@@ -301,3 +301,13 @@ def test_the_embedded_model_answers():
     assert "Paris" in plain.text and "<|" not in plain.text
     assert plain.finish_reason == "stop" and speculator.tokenizer.convert_ids_to_tokens(plain.tokens[-1]) == "<|im_end|>"
     assert lookup.tokens == plain.tokens
+
+
+def test_an_account_comes_with_the_result(tokenizer):
+    """Of a rule that keeps one; the others have none."""
+    target, draft = (Table(len(tokenizer), sharpness=1.0, twist=twist) for twist in (0.0, 0.3))
+    held = draftwise.load((target, tokenizer), (draft, tokenizer), accept="budget:tv=0.25,over=[typical]")
+    result = held.generate(PROMPT, 60, temperature=1.0, seed=1)
+    assert result.account["tv"] == result.stats.relaxed > 0
+    assert result.account["tv_left"] == pytest.approx(0.25 * result.stats.tokens - result.stats.relaxed)
+    assert held.generate(PROMPT, 5, method="plain").account is None

@@ -89,6 +89,7 @@ _ENTRIES = [
     Entry("accept", "ears", "the rejection test, looser where the target is unsure", ("sun2025ears",), _M + "ears:EARS"),
     Entry("accept", "fly", "keep a mismatch if the target is unsure there and the draft recovers", ("li2025fly",), _M + "fly:FLy"),
     Entry("accept", "consultant", "accept while the target's smoothed cost stays low", ("ding2025consultant",), _M + "consultant:Consultant"),
+    Entry("accept", "budget", "any lossy rule within a stated mean divergence per token", (), _M + "budget:Budget"),
     Entry("drafter", "draft-model", "a smaller model of the same vocabulary", ("leviathan2023", "chen2023"), _M + "draft_model:DraftModel"),
     Entry(
         "drafter", "prompt-lookup", "copies what followed the same n-gram earlier in the text",
@@ -114,6 +115,7 @@ _ENTRIES = [
     Entry("method", "typical", "typical acceptance over AdaSD's lengths", ("cai2024medusa",), parts=("adasd", "typical", "draft-model")),
     Entry("method", "ears", "EARS over AdaSD's lengths", ("sun2025ears",), parts=("adasd", "ears", "draft-model")),
     Entry("method", "fly", "FLy with its long drafts", ("li2025fly",), parts=("fixed:n=15", "fly", "draft-model")),
+    Entry("method", "budget", "AdaSD's acceptance within a stated budget", ("lu2025adasd",), parts=("adasd", "budget", "draft-model")),
     Entry("method", "consultant", "Consultant Decoding over AdaSD's lengths", ("ding2025consultant",), parts=("adasd", "consultant", "draft-model")),
 ]
 

@@ -17,7 +17,8 @@ Finish = Literal["stop", "length"] | None
 
 class Result(NamedTuple):
     """`tokens` are all that were decoded, with the id that ended the text; `origins` and (if asked for) `logprobs` one for each. `text` is
-    without special tokens and ends before a stop string. `finish_reason`: 'stop', 'length', or None for what was broken off."""
+    without special tokens and ends before a stop string. `finish_reason`: 'stop', 'length', or None for what was broken off. `account`: what
+    an acceptance rule that keeps one has spent and has left (`draftwise.methods.budget`); None for the others."""
 
     text: str
     tokens: tuple[int, ...]
@@ -26,6 +27,7 @@ class Result(NamedTuple):
     stats: Summary
     prompt_tokens: int
     logprobs: tuple[float, ...] | None
+    account: dict[str, float] | None = None
 
 
 class Piece(NamedTuple):
@@ -82,7 +84,9 @@ class Request:
         sampling, prompt = self.decoding.text.sampling, self.decoding.prompt
         stats = summarize(_kept(self.decoding.rounds, self.origins), self.seconds)
         logprobs = tuple(self.logprobs) if sampling.logprobs else None
-        return Result("".join(self.shown), tuple(self.tokens), tuple(self.origins), self.finish_reason, stats, prompt, logprobs)
+        report = getattr(self.decoding.method.accept, "report", None)
+        account = report(self.decoding.accept_state) if report else None
+        return Result("".join(self.shown), tuple(self.tokens), tuple(self.origins), self.finish_reason, stats, prompt, logprobs, account)
 
     def _show(self, new: str, origin: Origin) -> tuple[str, bool]:
         self.waiting.append((new, origin))

@@ -23,6 +23,7 @@ from draftwise.types import Draft, DraftStep, Sampling, Sparse, Target, Uniforms
 NAMES = catalog.names("accept")
 SPECS = [*NAMES, "adasd:base=ratio", "adasd:version=2", "adasd:base=ratio,version=2", "adasd:tv=false,persist=true", "typical:eps=0.05"]
 SPECS += ["ears:beta=1.0", "fly:window=1", "fly:window=2,gate=normalized", "consultant:reset=true", "consultant:beta=0.0,eps=1.0"]
+SPECS += ["budget:tv=1.0,over=[ears]", "budget:tv=0.5,kl=1.0,over=[typical]"]
 DEEPEST = 4  # tokens of the longest draft here
 SAMPLINGS = {"greedy": Sampling(), "T0.8": Sampling(temperature=0.8), "top-p": Sampling(temperature=1.2, top_p=0.7)}
 
@@ -133,7 +134,8 @@ def test_an_empty_draft_is_a_plain_step(rule: Accept) -> None:
         one = case(0, 5, sampling, 1, coupled=rule.coupled)
         state = rule.init(None)
         verdict, after = rule.judge(*one, state)
-        assert (verdict.path, verdict.relaxed, after) == ([], (), state)
+        assert (verdict.path, verdict.relaxed) == ([], ())
+        assert after == state or hasattr(rule, "report")  # an account counts the token that is written all the same
         if rule.coupled:
             assert int(verdict.weights.argmax()) == int((one.target.p[0].log() + one.u.race[0]).argmax())  # type: ignore[index]
         else:
@@ -241,6 +243,9 @@ def test_every_option_parses_from_the_command_line(name: str) -> None:
     rule = catalog.create("accept", name)
     for field in fields(rule):
         value = getattr(rule, field.name)
+        if isinstance(value, Accept):  # a rule inside a rule: a spec in brackets
+            assert catalog.create("accept", f"{name}:{field.name}=[adasd]") == rule
+            continue
         assert catalog.create("accept", f"{name}:{field.name}={str(value).lower()}") == rule
         assert type(value) in (int, float, bool, str)
     with pytest.raises(ValueError, match="has no option 'colour'"):

@@ -72,7 +72,7 @@ def generate(
     if as_json:
         echo_json(result, interrupted, {"seed": seed} | options.describe(models, speculator))
     if stats or interrupted:
-        errors().print(show.figures(result.stats, "interrupted: what there is so far" if interrupted else ""))
+        errors().print(show.figures(result.stats, "interrupted: what there is so far" if interrupted else "", result.account))
     if interrupted:
         raise typer.Exit(INTERRUPTED)
 

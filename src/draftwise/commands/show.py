@@ -51,11 +51,13 @@ def legend() -> Text:
     return Text("   ").join(Text(meaning, STYLES[origin]) for origin, meaning in MEANING.items())
 
 
-def figures(stats: Summary, heading: str) -> Table:
-    """The figures of one text as a table of two columns."""
+def figures(stats: Summary, heading: str, account: Mapping[str, float] | None = None) -> Table:
+    """The figures of one text as a table of two columns. `account`: of a rule that keeps one, as in `draftwise.streams.Result`."""
     table = Table(title=heading, show_header=False, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name, value in _rows(stats):
         table.add_row(name, value)
+    if account:
+        table.add_row("account", ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in account.items()))
     return table
 
 
