@@ -106,6 +106,12 @@ PAPERS = {
         "2506.02391",
         "Findings of ACL",
     ),
+    "globerson2025hsd": Paper(
+        "Fast Inference via Hierarchical Speculative Decoding",
+        "Globerson, Amir and Kaplan, Haim and Mansour, Yishay and Mohri, Clara and Schuster, Tal",
+        2025,
+        "2510.19705",
+    ),
     "saxena2023lookup": Paper("Prompt Lookup Decoding", "Saxena, Apoorv", 2023, url="https://github.com/apoorvumang/prompt-lookup-decoding"),
 }
 

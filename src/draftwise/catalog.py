@@ -95,6 +95,7 @@ _ENTRIES = [
         "drafter", "prompt-lookup", "copies what followed the same n-gram earlier in the text",
         ("saxena2023lookup",), _M + "prompt_lookup:PromptLookup",
     ),
+    Entry("drafter", "cascade", "a draft model that verifies a cheaper drafter", ("globerson2025hsd", "li2025fly"), _M + "cascade:Cascade"),
     Entry("drafter", "none", "drafts nothing", (), _M + "none:NoDraft"),
     Entry("backend", "table", "an n-gram table model, an exact oracle", (), "draftwise.backends.table:Table"),
     Entry("method", "plain", "no speculation", parts=("fixed:n=0", "coupled", "none")),
@@ -115,6 +116,7 @@ _ENTRIES = [
     Entry("method", "typical", "typical acceptance over AdaSD's lengths", ("cai2024medusa",), parts=("adasd", "typical", "draft-model")),
     Entry("method", "ears", "EARS over AdaSD's lengths", ("sun2025ears",), parts=("adasd", "ears", "draft-model")),
     Entry("method", "fly", "FLy with its long drafts", ("li2025fly",), parts=("fixed:n=15", "fly", "draft-model")),
+    Entry("method", "cascade", "prompt lookup below the draft model", ("globerson2025hsd",), parts=("fixed", "speculative", "cascade")),
     Entry("method", "budget", "AdaSD's acceptance within a stated budget", ("lu2025adasd",), parts=("adasd", "budget", "draft-model")),
     Entry("method", "consultant", "Consultant Decoding over AdaSD's lengths", ("ding2025consultant",), parts=("adasd", "consultant", "draft-model")),
 ]
@@ -185,7 +187,8 @@ def _build(kind: str, spec: Any, context: Context | None) -> Any:
             raise ValueError(f"the {kind} {spec.name!r} has no option {key!r}: {suggest(key, list(known))}")
     options = {}
     for key, value in spec.options.items():
-        options[key] = _build(kind, value, context) if isinstance(value, Spec) else _typed(spec.name, known[key], value)
+        inside = key if key in KINDS else kind  # cascade:length=[fixed:n=3] names a length
+        options[key] = _build(inside, value, context) if isinstance(value, Spec) else _typed(spec.name, known[key], value)
     parts = [_build(kind, part, context) for part in spec.parts]
     build = getattr(factory, "from_context", None)
     try:

@@ -139,12 +139,14 @@ class Decides(Protocol):
 
 class Ask(NamedTuple):
     """A request to draft at most `n` tokens for `text`. `more`: asked after each kept token, with the steps so far; None = never asked.
-    `logits`: hand up the raw rows."""
+    `logits`: hand up the raw rows. `most`: a drafter whose tokens come several at a time may go beyond `n` up to this many, rather than throw
+    them away, and asks `more` once for each time they come."""
 
     text: Text
     n: int
     more: Callable[[Sequence[DraftStep]], bool] | None = None
     logits: bool = False
+    most: int = 0
 
 
 @runtime_checkable
@@ -163,7 +165,7 @@ class Drafter(Protocol):
         ...
 
     def propose(self, asks: Sequence[Ask]) -> list[Draft]:
-        """One draft for each ask, in order, of at most ``ask.n`` tokens."""
+        """One draft for each ask, in order, of at most ``ask.n`` tokens (or ``ask.most``, see there)."""
         ...
 
     def observe(self, text: Text, draft: Draft, outcome: Outcome) -> None:

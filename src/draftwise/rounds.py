@@ -76,7 +76,9 @@ def _uniforms(judging: Judging, vocab: int) -> Uniforms:
     text, n, level = judging.text, len(judging.draft.tokens), judging.level
     position = len(text.tokens)
     race = text.noise.race(0, position, n + 1, vocab) if judging.accept.coupled and text.sampling.temperature > 0 else None
-    return Uniforms(text.noise.fresh(noise.ACCEPT, level, n), text.noise.at(noise.SAMPLE, level, position, n + 1), race)
+    # below the target a position may be drawn again after a rejection above, and must not get the numbers it had
+    sample = text.noise.fresh(noise.SAMPLE, level, n + 1) if level else text.noise.at(noise.SAMPLE, level, position, n + 1)
+    return Uniforms(text.noise.fresh(noise.ACCEPT, level, n), sample, race)
 
 
 def _draw(found: Sequence[_Found]) -> list[int]:

@@ -40,7 +40,7 @@ class Sequence:
         length, state = self.method.length, self.length_state
         n = max(0, min(length.budget(state, now), now.room))
         more = (lambda steps: length.more(state, now, steps)) if length.per_token else None
-        return Ask(self.text, n, more, self.method.accept.wants_logits)
+        return Ask(self.text, n, more, self.method.accept.wants_logits, now.room)
 
     def judging(self, draft: Draft) -> Judging:
         """What `verify` is to judge."""

@@ -47,7 +47,9 @@ class PromptLookup:
         return [self._draft(ask.text, min(ask.n, self.max_tokens)) for ask in asks]
 
     def observe(self, text: Text, draft: Draft, outcome: Outcome) -> None:
-        pass  # the next `propose` reads what was added
+        """The next `propose` reads what was added. Below a cascade a text can also have lost what the level above refused."""
+        if text.id in self._indexes:
+            self._indexes[text.id].cut(len(text.tokens) - 1)
 
     def free(self, text: Text) -> None:
         self._indexes.pop(text.id, None)
@@ -62,20 +64,35 @@ class PromptLookup:
 
 
 class _Index:
-    """Where each n-gram of one text is followed by a token: n-gram -> index of that token. `read` tokens are indexed."""
+    """Where each n-gram of one text is followed by a token: n-gram -> index of that token. `read` tokens are indexed; `undo[i]`: what token i
+    changed, as pairs (n-gram, where it pointed before)."""
 
     def __init__(self, longest: int, latest: bool) -> None:
         self.longest, self.latest, self.read = longest, latest, 0
         self.after: dict[tuple[int, ...], int] = {}
+        self.undo: list[list[tuple[tuple[int, ...], int | None]]] = []
 
     def read_on(self, tokens: Sequence[int]) -> None:
         """Adds the n-grams before each new token: those at the very end have no token after them yet and wait for the next call."""
         for here in range(self.read, len(tokens)):
+            changed: list[tuple[tuple[int, ...], int | None]] = []
             for n in range(1, min(self.longest, here) + 1):
                 gram = tuple(tokens[here - n : here])
                 if self.latest or gram not in self.after:
+                    changed.append((gram, self.after.get(gram)))
                     self.after[gram] = here
+            self.undo.append(changed)
         self.read = len(tokens)
+
+    def cut(self, length: int) -> None:
+        """Forgets all tokens but the first `length`."""
+        while self.read > length:
+            self.read -= 1
+            for gram, before in reversed(self.undo.pop()):
+                if before is None:
+                    del self.after[gram]
+                else:
+                    self.after[gram] = before
 
     def find(self, tokens: Sequence[int]) -> int | None:
         """Where to copy from, by the longest n-gram at the end of the text that occurs before; None if none does."""
