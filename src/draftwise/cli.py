@@ -12,6 +12,7 @@ from draftwise.commands.demo import demo
 from draftwise.commands.errors import EXIT_CODES, Guarded
 from draftwise.commands.generate import generate
 from draftwise.commands.methods import methods
+from draftwise.commands.plan import plan
 from draftwise.commands.profile import profile
 from draftwise.commands.replay import replay
 from draftwise.commands.verify import verify
@@ -44,7 +45,7 @@ def root(
         raise typer.Exit()
 
 
-for command in (generate, demo, methods, cite, verify, profile, replay):
+for command in (generate, demo, methods, cite, verify, profile, plan, replay):
     app.command(epilog=EXIT_CODES)(command)
 app.add_typer(bench, name="bench")
 

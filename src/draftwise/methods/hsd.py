@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,9 @@ from numpy.typing import NDArray
 
 Law = NDArray[np.float64]
 """Probabilities of 0, 1, 2, ... tokens."""
+
+Cost = float | Callable[[int], float]
+"""Of a call of a model: the same at every width, or a function of the tokens it reads."""
 
 
 class Hierarchy(NamedTuple):
@@ -97,30 +100,39 @@ def select_hierarchy(costs: Sequence[float], alpha: Sequence[Sequence[float]], t
     return found
 
 
-def shortlist(costs: Sequence[float], alpha: Sequence[Sequence[float]], t_max: int) -> list[Hierarchy]:
-    """The best buffers under (c) of every chain of models, best chain first: those under (b), moved by single steps while (c) falls."""
-    _check(costs, alpha, t_max)
+def shortlist(costs: Sequence[Cost], alpha: Sequence[Sequence[float]], t_max: int) -> list[Hierarchy]:
+    """The best buffers under (c) of every chain of models, best chain first: those under (b), moved by single steps while (c) falls. A cost that
+    depends on the width is taken at the width that is verified, one token more than the buffer below."""
+    fixed = [_at(cost, 1 + min(4, t_max)) for cost in costs]
+    _check(fixed, alpha, t_max)
     last = len(costs) - 1
     chains = [chain for n in range(1, last + 1) for chain in itertools.combinations(range(last), n)]
-    found = [Hierarchy((last,), (), costs[last])]
+    found = [Hierarchy((last,), (), _at(costs[last], 1))]
     for chain in chains:
         models = (*chain, last)
-        parts = [costs[m] for m in models], [alpha[i][j] for i, j in itertools.pairwise(models)]
-        start = select_hierarchy(parts[0], [[alpha[i][j] for j in models] for i in models], t_max)
+        alphas = [alpha[i][j] for i, j in itertools.pairwise(models)]
+        start = select_hierarchy([fixed[m] for m in models], [[alpha[i][j] for j in models] for i in models], t_max)
         buffers = start.buffers if len(start.models) == len(models) else (min(4, t_max),) * len(chain)
-        found.append(_descend(models, *parts, buffers, t_max))
+        found.append(_descend(models, [costs[m] for m in models], alphas, buffers, t_max))
     return sorted(found, key=lambda h: h.latency)
 
 
-def _descend(models: tuple[int, ...], costs: Sequence[float], alphas: Sequence[float], buffers: tuple[int, ...], t_max: int) -> Hierarchy:
-    best = Hierarchy(models, buffers, kept(costs, alphas, buffers))
+def _descend(models: tuple[int, ...], costs: Sequence[Cost], alphas: Sequence[float], buffers: tuple[int, ...], t_max: int) -> Hierarchy:
+    def latency(some: tuple[int, ...]) -> float:
+        return kept([_at(cost, width) for cost, width in zip(costs, (1, *(t + 1 for t in some)), strict=True)], alphas, some)
+
+    best = Hierarchy(models, buffers, latency(buffers))
     while True:
         steps = [(i, b + d) for i, b in enumerate(best.buffers) for d in (-1, 1) if 1 <= b + d <= t_max]
         near = [(*best.buffers[:i], b, *best.buffers[i + 1 :]) for i, b in steps]
-        latency, moved = min(((kept(costs, alphas, some), some) for some in near), default=(math.inf, ()))
-        if latency >= best.latency:
+        least, moved = min(((latency(some), some) for some in near), default=(math.inf, ()))
+        if least >= best.latency:
             return best
-        best = Hierarchy(models, moved, latency)
+        best = Hierarchy(models, moved, least)
+
+
+def _at(cost: Cost, width: int) -> float:
+    return cost(width) if callable(cost) else cost
 
 
 def _increments(a: float, n: int) -> Law:
