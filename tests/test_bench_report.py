@@ -268,3 +268,15 @@ def test_results_that_share_nothing(tmp_path):
     b = bench_rows.write(tmp_path / "b", [row("plain", "b", turn(1, 1.0))])
     with pytest.raises(ValueError, match="share no problem answered by the same variant"):
         compare.compare(a, b)
+
+
+def test_answers_that_the_limit_cut_are_told_of(tmp_path: Path) -> None:
+    def told(reasons: list[str]) -> list[str]:
+        rows = [
+            row("plain", f"p{i}", turn(8, 1.0)._replace(finish_reason=reason), correct=False, group="gsm8k")
+            for i, reason in enumerate(reasons)
+        ]
+        return [note for note in report.summary(bench_rows.write(tmp_path / str(len(reasons)), rows))["notes"] if "cut by the limit" in note]
+
+    assert told(["stop"] * 20 + ["length"]) == []
+    assert told(["stop", "length"]) == ["50% of the judged answers were cut by the limit of tokens: the shares of right answers are too low."]

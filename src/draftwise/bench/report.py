@@ -106,6 +106,10 @@ def notes(results: Results, answered: Answered) -> Iterator[str]:
     n = len(next(iter(answered.table.values()), ()))
     if 0 < n < FEW:
         yield f"Only {n} problems: the intervals are too narrow; believe large differences only."
+    judged = [row for rows in answered.table.values() for row in rows if row.correct is not None]
+    cut = sum(any(turn.finish_reason == "length" for turn in row.turns) for row in judged)
+    if cut * 10 > len(judged):
+        yield f"{cut / len(judged):.0%} of the judged answers were cut by the limit of tokens: the shares of right answers are too low."
     if results.config.get("temperature"):
         yield "The answers were sampled, so lossless variants need not give the text of plain decoding."
     if any(len({json.dumps(row.machine, sort_keys=True) for row in rows}) > 1 for rows in answered.table.values()):
