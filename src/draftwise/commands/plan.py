@@ -103,7 +103,8 @@ def _show(found: Plan) -> None:
     short = tuple(name.rstrip("/").rsplit("/", 1)[-1] for name in found.measured.names)  # folders and owners would fill the tables
     measured = found.measured._replace(names=short if len(set(short)) == len(short) else found.measured.names)
     found = found._replace(measured=measured)
-    costs = Table("model", *(f"k = {width}" for width in measured.seconds[-1]), title="measured costs: ms of a pass over k tokens", title_justify="left")
+    widths = [f"k = {width}" for width in measured.seconds[-1]]
+    costs = Table("model", *widths, title="measured costs: ms of a pass over k tokens", title_justify="left")
     for name, seconds in zip(measured.names, measured.seconds, strict=True):
         costs.add_row(name, *(f"{1000 * s:.1f}" for s in seconds.values()))
     alike = Table("agreement with", *measured.names[1:], title=f"agreement at {measured.places} places", title_justify="left")
