@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from draftwise.bench.profile import Job, Samples
-from draftwise.methods.hsd import Hierarchy, gain, shortlist
+from draftwise.methods.hsd import Hierarchy, shortlist
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,10 +114,3 @@ def plan(found: Measured, t_max: int) -> Plan:
 
     ranked = shortlist([cost(seconds) for seconds in found.seconds], found.alpha, t_max)
     return Plan(found, tuple(ranked), found.seconds[-1][1])
-
-
-def tokens_per_pass(found: Measured, hierarchy: Hierarchy) -> float:
-    """Expected tokens of a pass of the target over the tokens handed up, without what a level has beyond its buffer."""
-    if not hierarchy.buffers:
-        return 1.0
-    return gain(found.alpha[hierarchy.models[-2]][hierarchy.models[-1]], hierarchy.buffers[-1])

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from draftwise.evidence import Live
-from draftwise.methods.speculative import remainder
+from draftwise.methods.speculative import following
 from draftwise.protocols import Evidence, Relax, always
 from draftwise.types import Decision, Draft, Target, Uniforms, Verdict
 
@@ -55,7 +55,7 @@ class EARS:
 
     def judge(self, target: Target, draft: Draft, u: Uniforms, state: int, relax: Relax = always) -> tuple[Verdict, int]:
         n, relaxed, state = self.decide(Live(target, draft, u), state, relax)
-        return Verdict(list(range(n)), target.p[n] if n == len(draft.tokens) else remainder(target, draft, n), relaxed), state
+        return Verdict(list(range(n)), following(target, draft, n), relaxed), state
 
     def _tolerates(self, evidence: Evidence, i: int) -> bool:
         u, p, q = evidence.chance(i)

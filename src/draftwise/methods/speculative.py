@@ -42,7 +42,12 @@ class Speculative:
 
     def judge(self, target: Target, draft: Draft, u: Uniforms, state: int, relax: Relax = always) -> tuple[Verdict, int]:
         n, _, state = self.decide(Live(target, draft, u), state)
-        return Verdict(list(range(n)), target.p[n] if n == len(draft.tokens) else remainder(target, draft, n)), state
+        return Verdict(list(range(n)), following(target, draft, n)), state
+
+
+def following(target: Target, draft: Draft, n: int) -> Tensor:
+    """The unnormalised law of the token after the first n draft tokens, of which the next, if there is one, failed the test: float32 [V]."""
+    return target.p[n] if n == len(draft.tokens) else remainder(target, draft, n)
 
 
 def remainder(target: Target, draft: Draft, i: int) -> Tensor:
