@@ -249,6 +249,30 @@ def test_bad_arguments_of_load(folders, arguments, says):
         draftwise.load(**({"target": folders[0]} | arguments))
 
 
+def test_several_drafts_form_a_hierarchy(tokenizer):
+    target, large, small = ((Table(257, sharpness=3.0, twist=twist), tokenizer) for twist in (0.0, 0.3, 0.6))
+    spec = "cascade:model=1,length=[fixed:n=3],[cascade:model=2,[prompt-lookup]]"
+    stacked = draftwise.load(target, [large, small], method="fixed:n=6", drafter=spec)
+    drafter = stacked.method.drafter
+    assert (drafter.backend, drafter.inner.backend, drafter.level) == (large[0], small[0], 2)
+    assert stacked.context.draft is large[0] and stacked.context.drafts == (large[0], small[0])
+    assert stacked.generate(PROMPT, 40).tokens == stacked.generate(PROMPT, 40, method="plain").tokens
+    assert draftwise.load(target, [large, small], drafter="draft-model:model=2").method.drafter.backend is small[0]
+    with pytest.raises(ValueError, match=r"no draft 3: the drafts are 1 \(Table\), 2 \(Table\)"):
+        draftwise.load(target, [large, small], method="fixed", drafter="cascade:model=3")
+    with pytest.raises(ValueError, match="no draft 2: the drafts are 1"):
+        draftwise.load(target, large, method="fixed", drafter="draft-model:model=2")
+    with pytest.raises(ValueError, match="each level of a hierarchy needs a model of its own"):
+        draftwise.load(target, [large, small], drafter="cascade:model=2,[cascade:model=1,[draft-model:model=2]]", method="fixed")
+    with pytest.raises(ValueError, match="draft 2 was named before"):
+        draftwise.load(target, [large, large])
+
+
+def test_a_draft_can_be_named(folders):
+    named = draftwise.load(folders[0], [folders[1], folders[0]], dtype="float32", drafter="draft-model:model=draft")
+    assert named.method.drafter.backend is named.context.draft and named.context.names == ("draft", "target")
+
+
 def test_a_draft_of_another_vocabulary(folders, tokenizer):
     wide = draftwise.load(folders[0], folders[2], dtype="float32", device="cpu")  # goes on where the other ends
     assert wide.generate(PROMPT, 20).tokens == wide.generate(PROMPT, 20, method="plain").tokens

@@ -87,6 +87,14 @@ def test_without_a_seed_the_one_that_was_drawn_is_told(target):
     assert first["tokens"] == again["tokens"]
 
 
+def test_several_drafts(target, tmp_path):
+    other = str(cli_models.save(tmp_path / "small", seed=1))
+    spec = "cascade:model=1,[draft-model:model=small]"
+    found = answer(target, "Hello", "--draft", target, "--draft", other, "--method", "fixed:n=3", "--drafter", spec)
+    assert (found["draft"], found["drafter"]) == ([target, other], "Cascade")
+    assert set(found["origins"]) == {"drafted", "target"} and found["text"] == answer(target, "Hello")["text"]
+
+
 def test_the_target_as_its_own_draft_writes_one_token_a_pass(target):
     found = answer(target, "Hello", "--draft", target, "--method", "fixed:n=3")
     assert found["origins"] == ["drafted", "drafted", "drafted", "target"] * 3

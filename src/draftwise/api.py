@@ -32,7 +32,7 @@ Model = str | os.PathLike[str] | Loaded | tuple[Any, Any]
 
 def load(
     target: Model = "smollm2",
-    draft: Model | None = None,
+    draft: Model | list[Model] | None = None,
     method: str | Method | None = None,
     length: str | Length | None = None,
     accept: str | Accept | None = None,
@@ -43,9 +43,9 @@ def load(
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Speculator:
-    """A target, possibly a draft of the same vocabulary, and how to decode with them. `method` is a preset of the catalog (by default
-    'adasd-stop' with a draft, 'lookup' without one); `length`, `accept` and `drafter` replace its parts. The rest is as in
-    `draftwise.loading.load_model`. Raises ValueError for names and pairs that do not fit."""
+    """A target, possibly a draft of the same vocabulary (or a list of them, largest first, for hierarchies), and how to decode with them. `method` is
+    a preset of the catalog (by default 'adasd-stop' with a draft, 'lookup' without one); `length`, `accept` and `drafter` replace its parts. The
+    rest is as in `draftwise.loading.load_model`. Raises ValueError for names and pairs that do not fit."""
     parts: tuple[Any, ...] = (length, accept, drafter)
     for kind, spec in zip(("method", "length", "accept", "drafter"), (method, *parts), strict=True):
         if isinstance(spec, str):
@@ -54,11 +54,10 @@ def load(
     main = _loaded(target, options)
     if main.tokenizer is None:
         raise ValueError(f"the target {main.name!r} has no tokenizer: give the pair (model, tokenizer)")
-    helper = None if draft is None else _loaded(draft, options)
-    backend = _backend(main)
-    context = catalog.Context(backend, None if helper is None else _backend(helper), backend.vocab_size)
-    if helper is not None:
-        _same_vocabulary(main, helper, context)
+    drafts = draft if isinstance(draft, list) else [] if draft is None else [draft]
+    _each_once(drafts)
+    helpers = [_loaded(some, options) for some in drafts]
+    context = _context(main, helpers)
     if isinstance(method, Method):
         parts = tuple(own if own is not None else part for own, part in zip(parts, method, strict=True))
         method = "plain"  # all of whose parts are replaced
@@ -221,6 +220,23 @@ def _loaded(model: Model, options: dict[str, Any]) -> Loaded:
     if not isinstance(model, (str, os.PathLike)):
         raise ValueError(f"a model is a name, a path, or the pair (model, tokenizer), got {type(model).__name__}")
     return load_model(model, **options)
+
+
+def _context(main: Loaded, helpers: list[Loaded]) -> catalog.Context:
+    """What the catalog builds from. Raises ValueError for a draft whose vocabulary is another, or that was named twice."""
+    backend, drafts = _backend(main), tuple(_backend(helper) for helper in helpers)
+    names = tuple(helper.name.rstrip("/").rsplit("/", 1)[-1] for helper in helpers)
+    context = catalog.Context(backend, next(iter(drafts), None), backend.vocab_size, drafts, names)
+    for helper, own in zip(helpers, drafts, strict=True):
+        _same_vocabulary(main, helper, context._replace(draft=own))
+    return context
+
+
+def _each_once(drafts: list[Model]) -> None:
+    """Raises ValueError for a draft that is named twice, before it is loaded twice."""
+    for i, some in enumerate(drafts):
+        if any(some is other or (isinstance(some, str) and some == other) for other in drafts[:i]):
+            raise ValueError(f"draft {i + 1} was named before: each level of a hierarchy needs a model of its own")
 
 
 def _backend(loaded: Loaded) -> Backend:

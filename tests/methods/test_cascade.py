@@ -112,6 +112,20 @@ def test_a_cascade_below_the_catalog() -> None:
     assert Engine(context.target).generate([[1, 2, 3, 1]], sampling, method) == plain(sampling)
 
 
+def test_flys_second_level_drafts_what_the_draft_model_would() -> None:
+    context = pair(6)
+    second = catalog.method("fly-cascade", context)
+    assert (second.length, second.drafter.length, second.drafter.inner.max_ngram) == (Fixed(15), Fixed(6), 4)
+    for i in range(5):
+        one = Text(i, i, [1, 2, 3, i], Sampling(), Noise(i))
+        ours, theirs = (drafter.propose([Ask(one, 15)])[0] for drafter in (second.drafter, DraftModel(table(6, 0.6), 6)))
+        assert ours.tokens.tolist() == theirs.tokens.tolist()
+        assert len(ours.tokens) == 15
+        second.drafter.free(one)
+    strict = catalog.method("fly-cascade:theta=9", context)  # nothing is relaxed
+    assert Engine(context.target).generate([[1, 2, 3, 1]], Sampling(max_tokens=50), strict) == plain(Sampling(max_tokens=50))
+
+
 def test_parts_that_form_no_hierarchy_are_refused() -> None:
     with pytest.raises(ValueError, match="share one vocabulary"):
         Cascade(table(5, 0.5), 6, PromptLookup(), Fixed(2), Speculative())

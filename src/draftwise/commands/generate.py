@@ -46,7 +46,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead of text.", rich_help_panel=_OUTPUT)] = False,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Put log-probabilities into the JSON.", rich_help_panel=_OUTPUT)] = False,
     target: options.TargetOption = "smollm2",
-    draft: options.DraftOption = None,
+    draft: options.DraftsOption = None,
     method: options.MethodOption = None,
     length: options.LengthOption = None,
     accept: options.AcceptOption = None,
@@ -60,7 +60,7 @@ def generate(
     request: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
     request |= {"repetition_penalty": repetition_penalty, "seed": seed}
     check(request)
-    models = options.Models(target, draft, method, length, accept, drafter, dtype, device)
+    models = options.Models(target, options.one_or_all(draft), method, length, accept, drafter, dtype, device)
     speculator = options.load(models)
     screen = None if as_json else show.Screen(colours=shown is Show.tokens)
     if screen and screen.paints:

@@ -23,6 +23,15 @@ DraftOption = Annotated[
     str | None,
     typer.Option("--draft", "-d", help="A smaller model of the same vocabulary that drafts. Named as the target is.", rich_help_panel=_MODELS),
 ]
+DraftsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--draft",
+        "-d",
+        help="A smaller model of the same vocabulary that drafts. Named as the target is. Repeated, largest first, for hierarchies.",
+        rich_help_panel=_MODELS,
+    ),
+]
 DtypeOption = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; default: by device.", rich_help_panel=_MODELS)]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...; by default cuda if there.", rich_help_panel=_MODELS)]
 MethodOption = Annotated[
@@ -45,7 +54,7 @@ class Models(NamedTuple):
     """What `draftwise.load` takes."""
 
     target: str
-    draft: str | None = None
+    draft: str | list[str] | None = None
     method: str | None = None
     length: str | None = None
     accept: str | None = None
@@ -63,9 +72,18 @@ def load(models: Models) -> Speculator:
         catalog.entry("drafter", parse(models.drafter).name)
     import draftwise
 
-    names = models.target + (f" and {models.draft}" if models.draft else "")
-    with waiting(f"loading {names}") as tell:
+    with waiting(f"loading {' and '.join([models.target, *listed(models.draft)])}") as tell:
         return draftwise.load(**models._asdict(), progress=tell)
+
+
+def one_or_all(drafts: list[str] | None) -> str | list[str] | None:
+    """What `Models.draft` holds: the name where there is one, the list where there are several."""
+    return drafts if drafts and len(drafts) > 1 else next(iter(drafts or ()), None)
+
+
+def listed(draft: str | list[str] | None) -> list[str]:
+    """The same as a list."""
+    return draft if isinstance(draft, list) else [draft] if draft else []
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def verify(
     tolerance: Annotated[float | None, typer.Option(min=0, help="Gap of scores up to which a difference is rounding. Default: by dtype.")] = None,
     as_json: options.JsonOption = False,
     target: options.TargetOption = "smollm2",
-    draft: options.DraftOption = None,
+    draft: options.DraftsOption = None,
     method: options.MethodOption = None,
     length: options.LengthOption = None,
     accept: options.AcceptOption = None,
@@ -68,7 +68,7 @@ def verify(
     request: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     check(request)
     texts = prompts.read_many(prompts_file, limit) if prompts_file else [*prompts.shipped().values()][:limit]
-    models = options.Models(target, draft, method, length, accept, drafter, dtype, device)
+    models = options.Models(target, options.one_or_all(draft), method, length, accept, drafter, dtype, device)
     speculator = options.load(models)
     what = options.describe(models, speculator)
     lossless = _comparable(speculator, what["method"], temperature)
@@ -122,7 +122,7 @@ def _beginning(text: prompts.Prompt) -> str:
 
 
 def _heading(what: dict[str, Any], request: dict[str, Any], lossless: bool, tolerance: float) -> str:
-    models = what["target"] + (f" with {what['draft']}" if what["draft"] else "")
+    models = " with ".join([what["target"], *options.listed(what["draft"])])
     how = "greedy" if request["temperature"] == 0 else f"temperature {request['temperature']:g}, seed {request['seed']}"
     claim = f"claims to be lossless; differences up to a gap of {tolerance:g} logits are rounding" if lossless else "is lossy: measured, not judged"
     return f"{what['method']} on {models}, {how}, up to {request['max_tokens']} tokens, {what['dtype']} on {what['device']}\n{what['method']} {claim}"

@@ -13,7 +13,7 @@ Every level reads streams of its own, counted by use: a position that is drafted
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,8 +65,8 @@ class Cascade:
             raise ValueError(f"{type(length).__name__} stops on a draft's confidence, and {type(inner).__name__} has none: use another length")
         if accept.wants_logits and not inner.has_logits:
             raise ValueError(f"{type(accept).__name__} compares laws, and {type(inner).__name__} has none: use another rule")
-        if getattr(inner, "backend", None) is backend:
-            raise ValueError("a level cannot verify its own drafts: the drafter below it needs a model of its own, or none")
+        if any(below is backend for below in _models(inner)):
+            raise ValueError("a level cannot verify its own drafts: each level of a hierarchy needs a model of its own (model=2 is the second)")
         if backend.vocab_size != vocab_size:
             raise ValueError(f"a level of {backend.vocab_size} tokens cannot verify for a target of {vocab_size}: all levels share one vocabulary")
         self.backend, self.inner, self.length, self.accept, self.chunk = backend, inner, length, accept, chunk
@@ -74,11 +74,11 @@ class Cascade:
         self._states: dict[int, tuple[Any, Any]] = {}
 
     @classmethod
-    def from_context(cls, context: Any, inner: Any = None, length: Any = None, accept: Any = None) -> Cascade:
-        """Built by the catalog over the pair's draft. Raises ValueError where there is none."""
+    def from_context(cls, context: Any, inner: Any = None, length: Any = None, accept: Any = None, model: int | str = 1) -> Cascade:
+        """Built by the catalog. `model`: which of several drafts verifies here, by place or name. Raises ValueError where there is no such draft."""
         if context.draft is None:
             raise ValueError("the drafter 'cascade' needs a draft that verifies: name one with draft=... (--draft on the command line)")
-        return cls(context.draft, context.vocab_size, inner or PromptLookup(), length or Fixed(4), accept or Speculative())
+        return cls(context.helper(model), context.vocab_size, inner or PromptLookup(), length or Fixed(4), accept or Speculative())
 
     def lag(self, text: Text) -> int:
         return len(text.tokens) - self.backend.length(text.slot)
@@ -168,3 +168,10 @@ class Cascade:
         n = len(tokens)
         laws = torch.cat(g.laws)[:n] if g.laws else None
         return Draft(tokens, laws, torch.cat(g.logits)[:n] if g.logits else None, None, tuple(g.steps[:n]), "cascade")
+
+
+def _models(drafter: Any) -> Iterator[Any]:
+    """The models at work in a drafter and below it."""
+    yield getattr(drafter, "backend", None)
+    for below in (*filter(None, [getattr(drafter, "inner", None)]), *getattr(drafter, "parts", ())):
+        yield from _models(below)

@@ -46,11 +46,11 @@ class DraftModel:
         self.backend, self.vocab_size, self.level, self.chunk = backend, vocab_size, level, chunk
 
     @classmethod
-    def from_context(cls, context: Any) -> DraftModel:
-        """Built by the catalog. Raises ValueError where the pair has no draft."""
+    def from_context(cls, context: Any, model: int | str = 1) -> DraftModel:
+        """Built by the catalog. `model`: which of several drafts, by place or name. Raises ValueError where there is no such draft."""
         if context.draft is None:
             raise ValueError("the drafter 'draft-model' needs a draft: name one with draft=... (--draft on the command line)")
-        return cls(context.draft, context.vocab_size)
+        return cls(context.helper(model), context.vocab_size)
 
     def lag(self, text: Text) -> int:
         return len(text.tokens) - self.backend.length(text.slot)
