@@ -14,6 +14,7 @@ from scipy.stats import chi2
 from draftwise import catalog
 from draftwise.catalog import Context
 from draftwise.engine import Engine
+from draftwise.sequence import Method
 from draftwise.types import Sampling
 from tables import pair
 
@@ -48,9 +49,13 @@ def law(context: Context, sampling: Sampling) -> dict[tuple[int, ...], float]:
 
 
 def statistic(context: Context, spec: str, options: dict[str, float], runs: int = RUNS) -> tuple[float, float]:
+    """The `chi` of a method by its name."""
+    return chi(context, catalog.method(spec, context), options, runs)
+
+
+def chi(context: Context, method: Method, options: dict[str, float], runs: int = RUNS) -> tuple[float, float]:
     """Chi-square of `runs` seeds and its threshold. Cells with fewer than five expected are merged into one."""
     counts: dict[tuple[int, ...], int] = {}
-    method = catalog.method(spec, context)
     temperature = {"temperature": 1.0} | options
     for first in range(0, runs, 16):
         engine = Engine(context.target, slots=16)

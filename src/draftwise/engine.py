@@ -16,6 +16,7 @@ from draftwise.protocols import Ask, Backend, Drafter
 from draftwise.rounds import NOTHING, verify
 from draftwise.sequence import Method, Sequence
 from draftwise.stats import Costs
+from draftwise.trees import levels
 from draftwise.types import Chunk, Draft, Now, Sampling, Text
 
 _CATCH_UP = 8  # a drafter that has to read more than this reads a text, and its time is no measure of a draft step
@@ -105,7 +106,7 @@ class Engine:
         if len(ready) == len(self.running):
             self._costs(self.target).verified(rows, verify_s)
         if len({id(s.method.drafter) for s in ready}) == 1 and max(now.lag for now in nows) <= _CATCH_UP:
-            self._costs(ready[0].method.drafter).drafted(max((len(d.tokens) for d in drafts.values()), default=0), draft_s)
+            self._costs(ready[0].method.drafter).drafted(max((levels(d.parents, len(d.tokens)) for d in drafts.values()), default=0), draft_s)
         for (sequence, draft), outcome in zip(batch, outcomes, strict=True):
             chunk = sequence.commit(draft, outcome, len(batch), rows, draft_s, verify_s)
             if chunk.tokens:
@@ -163,6 +164,13 @@ class Engine:
             raise ValueError(f"{_name(accept)} compares the draft's laws with the target's, and {_name(drafter)} has none: use a draft model")
         if length.per_token and not drafter.has_logits:
             raise ValueError(f"{_name(length)} stops on the draft's confidence, and {_name(drafter)} has none: use a draft model or another length")
+        if getattr(drafter, "trees", False) and not accept.trees:
+            raise ValueError(
+                f"{_name(drafter)} proposes trees, and {_name(accept)} judges chains only: "
+                "speculative, coupled and typical acceptance know trees, and so does a budget over typical"
+            )
+        if getattr(drafter, "trees", False) and not getattr(self.target, "trees", True):
+            raise ValueError(f"{_name(drafter)} proposes trees, and this target keeps a running state, which reads chains only: use another drafter")
 
 
 def _name(part: object) -> str:

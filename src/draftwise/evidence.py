@@ -1,4 +1,5 @@
-"""What an acceptance rule looks at, read from the rows of one judgement: `Live`, the `Evidence` of decoding.
+"""What an acceptance rule looks at, read from the rows of one judgement: `Live`, the `Evidence` of decoding. Of a tree, `unfolded` puts the
+tokens side by side, each with its own row.
 
 Nothing is computed before it is asked for, and then for all tokens of the chain at once, since a device is waited for once. Two things are
 dearer than that: the distance of two rows is computed only up to the first token that fails the test asked before (those after it may never be
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from draftwise import probs, wide
+from draftwise.trees import depths, judges
 from draftwise.types import Chance, Draft, DraftStep, Figures, Target, Uniforms
 
 TOP = 8  # entries of `top`
@@ -98,7 +100,7 @@ class Live:
         if self.u.race is not None:
             self._find_raced()
             return self._raced[i]
-        return int(probs.sample(self.target.p[i : i + 1], self.u.sample[i : i + 1])[0])
+        return choose(self.target, self.u, i, i)
 
     def _judged(self, start: int) -> int:
         """Where the tokens end that a rule which went on to `start` may still judge: after the first that fails."""
@@ -130,6 +132,24 @@ class Live:
             return found
         entropies = torch.special.entr(p).sum(-1).tolist()
         return [law._replace(entropy=entropy) for law, entropy in zip(found, entropies, strict=True)]
+
+
+def choose(target: Target, u: Uniforms, row: int, depth: int) -> int:
+    """What the target draws itself from a row of its laws, for the output position `depth` after the committed text."""
+    p = target.p[row]
+    if u.race is not None:
+        return int((p.double().log() + u.race[depth].to(p.device)).argmax())
+    return int(probs.sample(p[None], u.sample[depth : depth + 1])[0])
+
+
+def unfolded(target: Target, draft: Draft, u: Uniforms) -> Live:
+    """The evidence of a tree's tokens: of each the row that judges it, and its depth's numbers. `chance` is that of the token alone, as if it had
+    no earlier siblings."""
+    n = len(draft.tokens)
+    rows = judges(draft.parents, n).to(target.p.device)
+    at = torch.arange(n) if draft.parents is None else depths(draft.parents)
+    spread = Uniforms(u.accept, u.sample[at], None if u.race is None else u.race[at])
+    return Live(Target(target.p[rows], target.logits[rows], target.allowed), draft._replace(parents=None), spread)
 
 
 def tops(logits: Tensor, top1: Sequence[float]) -> list[list[tuple[int, float]]]:

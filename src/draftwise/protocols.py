@@ -138,7 +138,8 @@ class Decides(Protocol):
 
 
 class Ask(NamedTuple):
-    """A request to draft at most `n` tokens for `text`. `more`: asked after each kept token, with the steps so far; None = never asked.
+    """A request to draft at most `n` tokens for `text`, or of a tree `n` levels. `more`: asked after each kept token, or once a level, with the
+    steps so far (of a tree one a level, that of the token its drafter thinks likeliest to be reached); None = never asked.
     `logits`: hand up the raw rows. `most`: a drafter whose tokens come several at a time may go beyond `n` up to this many, rather than throw
     them away, and asks `more` once for each time they come."""
 
@@ -159,13 +160,15 @@ class Drafter(Protocol):
     """Can hand up raw rows; else rules that want them are refused when a request is added."""
     learns_rows: bool
     """Needs the target's rows in `observe`."""
+    # Optional: ``trees: bool``, whether its drafts may have `parents`; without the attribute it drafts chains. Rules and targets that know
+    # chains only are refused with it when a request is added.
 
     def lag(self, text: Text) -> int:
         """Tokens of the text it has not read yet."""
         ...
 
     def propose(self, asks: Sequence[Ask]) -> list[Draft]:
-        """One draft for each ask, in order, of at most ``ask.n`` tokens (or ``ask.most``, see there)."""
+        """One draft for each ask, in order, of at most ``ask.n`` tokens, or levels (or ``ask.most``, see there)."""
         ...
 
     def observe(self, text: Text, draft: Draft, outcome: Outcome) -> None:
@@ -185,7 +188,8 @@ class Backend(Protocol):
 
     vocab_size: int
     max_length: int
-    """Longest sequence the model can hold."""
+    """Longest sequence the model can hold; of a tree its longest path counts."""
+    # Optional: ``trees: bool``, False for a model that can read no `Feed.parents` that branch; without the attribute it can.
 
     def length(self, slot: int) -> int:
         """Entries the slot's cache holds."""

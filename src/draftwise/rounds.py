@@ -10,8 +10,8 @@ from torch import Tensor
 
 from draftwise import noise, probs
 from draftwise.protocols import Accept, Backend, Relax, always
-from draftwise.trees import attach, path_to
-from draftwise.types import Draft, Feed, Outcome, Rows, Target, Text, Uniforms, Verdict
+from draftwise.trees import attach, children, levels, path_to
+from draftwise.types import Draft, DraftStep, Feed, Outcome, Rows, Target, Text, Uniforms, Verdict
 
 NOTHING = Draft(torch.zeros(0, dtype=torch.long))
 
@@ -46,6 +46,15 @@ def verify(model: Backend, judgings: Sequence[Judging], chunk: int = 256) -> lis
     return [_settle(model, j, feed, r, f, next(lasts) if f else None) for j, feed, r, f in zip(judgings, feeds, rows, found, strict=True)]
 
 
+def judged(draft: Draft, path: list[int]) -> tuple[DraftStep, ...]:
+    """What the drafter knew of the tokens that a round judged, as policies read it: of a chain all; of a tree, one a level: those of the accepted
+    path and of the first that was tried after it."""
+    if draft.parents is None or not draft.steps:
+        return draft.steps
+    tried = children(draft.parents, len(draft.tokens))[path[-1] if path else -1][:1]
+    return tuple(draft.steps[i]._replace(index=level) for level, i in enumerate([*path, *tried]))
+
+
 def _feed(model: Backend, judging: Judging, chunk: int) -> Feed:
     text, draft = judging.text, judging.draft
     length = model.length(text.slot)
@@ -74,10 +83,10 @@ def _history(text: Text, draft: Draft, i: int) -> list[int]:
 
 def _uniforms(judging: Judging, vocab: int) -> Uniforms:
     text, n, level = judging.text, len(judging.draft.tokens), judging.level
-    position = len(text.tokens)
-    race = text.noise.race(0, position, n + 1, vocab) if judging.accept.coupled and text.sampling.temperature > 0 else None
+    position, places = len(text.tokens), levels(judging.draft.parents, n) + 1
+    race = text.noise.race(0, position, places, vocab) if judging.accept.coupled and text.sampling.temperature > 0 else None
     # below the target a position may be drawn again after a rejection above, and must not get the numbers it had
-    sample = text.noise.fresh(noise.SAMPLE, level, n + 1) if level else text.noise.at(noise.SAMPLE, level, position, n + 1)
+    sample = text.noise.fresh(noise.SAMPLE, level, places) if level else text.noise.at(noise.SAMPLE, level, position, places)
     return Uniforms(text.noise.fresh(noise.ACCEPT, level, n), sample, race)
 
 

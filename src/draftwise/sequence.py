@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from draftwise.protocols import Accept, Ask, Drafter, Length, Relax, always
-from draftwise.rounds import Judging
-from draftwise.trees import depths
+from draftwise.rounds import Judging, judged
+from draftwise.trees import levels
 from draftwise.types import Chunk, Draft, Now, Origin, Outcome, Round, Text
 
 
@@ -51,11 +51,12 @@ class Sequence:
         tokens, origins = emitted(draft, outcome)
         tokens = tokens[: self._cut(tokens)]
         self.tokens.extend(tokens)
-        levels = len(draft.tokens) if draft.parents is None else int(depths(draft.parents).max()) + 1
+        drafted = len(draft.tokens)
+        depth, steps = levels(draft.parents, drafted), judged(draft, outcome.path)
         finished = self.finish_reason is not None
         accepted = min(len(outcome.path), len(tokens))
         relaxed = sum(i < accepted for i in outcome.relaxed)
-        round = Round(len(draft.tokens), levels, accepted, relaxed, len(tokens), batch, rows, draft_s, verify_s, finished, draft.steps)
+        round = Round(drafted, depth, accepted, relaxed, len(tokens), batch, rows, draft_s, verify_s, finished, steps)
         self.rounds.append(round)
         self.accept_state = outcome.state
         if round.drafted and round.emitted and not finished:

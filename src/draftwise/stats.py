@@ -1,6 +1,7 @@
 """From rounds to figures: pure functions over records of rounds, and the running cost table that length policies read.
 
-Definitions follow the field: tau counts the bonus or correction token; the acceptance rate is accepted over drafted and never above 1.
+Definitions follow the field: tau counts the bonus or correction token; the acceptance rate is accepted over drafted **levels** (in a chain:
+tokens) and never above 1. Of a tree at most one token a level can be accepted, so that over its nodes the rate would fall with its width.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ class Counts(Protocol):
 
 
 class Summary(NamedTuple):
-    """`tokens` emitted in `rounds` target passes and `seconds`. `tau`: tokens per target pass. `by_position[i]`: share of rounds that drafted
-    more than i levels in which the first i+1 were all accepted. `relaxed_share`: of the emitted tokens. The three shares of time are of
-    `seconds` and add up to 1; the drafter's prompt reading counts as draft, the target's as verify."""
+    """`tokens` emitted in `rounds` target passes and `seconds`. `tau`: tokens per target pass. `drafted`: of trees all nodes.
+    `by_position[i]`: share of rounds that drafted more than i levels in which the first i+1 were all accepted. `relaxed_share`: of the emitted
+    tokens. The three shares of time are of `seconds` and add up to 1; the drafter's prompt reading counts as draft, the target's as verify."""
 
     tokens: int
     rounds: int
@@ -67,7 +68,7 @@ def summarize(rounds: Sequence[Counts], seconds: float) -> Summary:
         drafted,
         accepted,
         relaxed,
-        _over(accepted, drafted),
+        _over(accepted, sum(r.depth for r in rounds)),
         by_position(passes),
         _over(drafted, len(passes)),
         _over(relaxed, tokens),

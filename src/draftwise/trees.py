@@ -5,6 +5,8 @@ A chain is the tree whose every token hangs on the one before it; it is written 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,42 @@ def depths(parents: Tensor) -> Tensor:
     for parent in _checked(parents):
         found.append(0 if parent < 0 else found[parent] + 1)
     return torch.tensor(found, dtype=torch.int64)
+
+
+def levels(parents: Tensor | None, n: int) -> int:
+    """Of a draft of `n` tokens: how many of them can follow one another at most. A chain has n levels."""
+    return n if parents is None else int(depths(parents).max()) + 1 if n else 0
+
+
+def children(parents: Tensor | None, n: int) -> list[list[int]]:
+    """Below whom each token hangs: entry i lists the children of token i in draft order, the entry after the last (index -1, too) the roots."""
+    below: list[list[int]] = [[] for _ in range(n + 1)]
+    for i, parent in enumerate(range(-1, n - 1) if parents is None else _checked(parents)):
+        below[parent].append(i)
+    return below
+
+
+def judges(parents: Tensor | None, n: int) -> Tensor:
+    """The row of a `draftwise.types.Target` that judges each of `n` draft tokens: int64 [n]. Row 0 follows the committed text."""
+    return torch.arange(n) if parents is None else parents + 1
+
+
+def walk(below: Sequence[Sequence[int]], stays: Callable[[int], bool]) -> list[int]:
+    """The path that sibling-after-sibling judging takes through `children`: from the root on, the first child that stays. `stays` is asked
+    of the siblings in draft order up to the first that does, then of that one's children."""
+    path: list[int] = []
+    while (child := next((i for i in below[path[-1] if path else -1] if stays(i)), None)) is not None:
+        path.append(child)
+    return path
+
+
+def deepest(below: Sequence[Sequence[int]], stays: Callable[[int], bool], gain: Callable[[int], float]) -> list[int]:
+    """The longest path from the root all of whose tokens stay; of equals the one with the largest sum of gains, then the first. `stays` is
+    asked of tokens only whose parents stay, once each."""
+    paths: list[tuple[int, float, list[int]]] = [(0, 0.0, [])]
+    for length, total, path in paths:  # grows while it is read: every path comes after its beginning
+        paths += [(length + 1, total + gain(i), [*path, i]) for i in below[path[-1] if path else -1] if stays(i)]
+    return max(paths, key=lambda found: found[:2])[2]
 
 
 def ancestors(parents: Tensor) -> Tensor:

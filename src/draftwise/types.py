@@ -100,6 +100,11 @@ class Draft(NamedTuple):
     `probs` float32 [N, V]: row i is the law token i was really drawn from given the text before it; None = chosen without chance
     (always so at temperature 0 and under shared noise). `logits` [N, V]: raw draft logits, only if the acceptance rule wants them.
     `parents` int64 [N]: -1 = root, parents before children; None = a chain. `steps`: one per token, or empty where the drafter has no rows.
+
+    Of a tree, siblings are judged in the order they stand in, and token i's law is what it was drawn from **given** its earlier siblings: drawn
+    without replacement, the law without them, renormalised; with replacement, the same law again; None, siblings chosen without chance (and
+    distinct). Where a law goes with them, tokens are drawn in an order in which parents and earlier siblings come first, whether there is to
+    be another one is settled before it is drawn, and each that was drawn is handed up. Then every draft keeps the target's law.
     """
 
     tokens: Tensor
@@ -123,8 +128,9 @@ class Target(NamedTuple):
 
 
 class Uniforms(NamedTuple):
-    """The randomness of one judgement, float64 in [0, 1). `accept` [N], fresh every round. `sample` [N+1], by output position:
-    entry d belongs to depth d. `race` [N+1, V]: Gumbel noise by output position, shared with the drafter; None unless the rule is coupled."""
+    """The randomness of one judgement, float64 in [0, 1). `accept` [N], fresh every round, one for each draft token. `sample` [D+1], D levels
+    (chain: N), by output position: entry d belongs to depth d. `race` [D+1, V]: Gumbel noise by output position, shared with the drafter; None
+    unless the rule is coupled."""
 
     accept: Tensor
     sample: Tensor
@@ -207,7 +213,8 @@ class Outcome(NamedTuple):
 class Round(NamedTuple):
     """The record of one round of one sequence, plain data. `drafted` nodes, `depth` levels (chain: the same), `accepted` and `relaxed` of
     them, `emitted` tokens (bonus or correction included). `batch` sequences and `rows` fed tokens of the whole forward. Seconds of the
-    whole step: `draft_s`, `verify_s`. `finished`: a stop id or a limit ended the text in this round. `steps` as in Draft."""
+    whole step: `draft_s`, `verify_s`. `finished`: a stop id or a limit ended the text in this round. `steps` as in Draft for a chain; of
+    a tree, one a level: those of the accepted path, and of the first token that was tried after it."""
 
     drafted: int
     depth: int

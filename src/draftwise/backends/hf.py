@@ -181,8 +181,8 @@ def check(feeds: Sequence[Feed], backend: Any) -> None:
             raise ValueError(f"slot {feed.slot}: logits of {feed.want} of {n} fed tokens cannot be had")
         if feed.parents is not None and len(feed.parents) != n:
             raise ValueError(f"slot {feed.slot}: {len(feed.parents)} parents for {n} tokens")
-        if past + n > backend.max_length:
-            raise ValueError(f"slot {feed.slot}: {past} cached and {n} new tokens are more than the {backend.max_length} this model can read")
+        if past + (long := trees.levels(feed.parents, n)) > backend.max_length:
+            raise ValueError(f"slot {feed.slot}: {past} cached and {long} new tokens are more than the {backend.max_length} this model can read")
         if n and not feed.tokens.is_cuda and not 0 <= int(feed.tokens.min()) <= int(feed.tokens.max()) < backend.vocab_size:
             raise ValueError(f"slot {feed.slot}: token ids must be in [0, {backend.vocab_size}), got {feed.tokens.tolist()}")
         if feed.source is not None:

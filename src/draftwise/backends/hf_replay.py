@@ -39,6 +39,8 @@ class HFReplay:
 
     `taps` as in `HF`. A few short passes over the model find out how it can be read. Raises ValueError for one that keeps its state to itself."""
 
+    trees = False
+
     def __init__(self, model: Any, *, taps: tuple[int, ...] = ()) -> None:
         name = next((name for name in _CACHES if name in inspect.signature(model.forward).parameters), None)
         if name is None or getattr(model.config, "is_encoder_decoder", False):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from draftwise.trees import path_to
+from draftwise.trees import levels, path_to
 from draftwise.types import Feed, Rows
 
 
@@ -64,8 +64,8 @@ class Table:
     def _read(self, feed: Feed) -> Rows:
         before = list(self.slots.get(feed.slot, []))
         tokens = feed.tokens.tolist()
-        if len(before) + len(tokens) > self.max_length:
-            raise ValueError(f"the table holds {self.max_length} tokens a slot, slot {feed.slot} would hold {len(before) + len(tokens)}")
+        if (reach := len(before) + levels(feed.parents, len(tokens))) > self.max_length:
+            raise ValueError(f"the table holds {self.max_length} tokens a slot, slot {feed.slot} would hold {reach}")
         self.fed += len(tokens)
         self.slots[feed.slot] = before + tokens
         wanted = range(len(tokens) - feed.want, len(tokens))

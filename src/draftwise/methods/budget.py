@@ -17,11 +17,13 @@ the text before it, not of the quality of the text, and not of the law of whole 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, cast
 
 from draftwise.methods.adasd import AdaSDAccept
 from draftwise.protocols import Accept, Decides, Evidence, Relax, always
+from draftwise.trees import depths, judges
 from draftwise.types import Decision, Draft, Target, Uniforms, Verdict
 
 
@@ -76,7 +78,9 @@ class Budget:
         return Decision(accepted, relaxed, purse.closed(accepted, inner))
 
     def judge(self, target: Target, draft: Draft, u: Uniforms, state: Account, relax: Relax = always) -> tuple[Verdict, Account]:
-        purse = _Purse(self, state, relax, lambda i: float(target.p[i, int(draft.tokens[i])]))
+        n = len(draft.tokens)
+        rows, at = judges(draft.parents, n), range(n) if draft.parents is None else depths(draft.parents).tolist()
+        purse = _Purse(self, state, relax, lambda i: float(target.p[int(rows[i]), int(draft.tokens[i])]), lambda i: at[i])
         verdict, inner = self.over.judge(target, draft, u, state.inner, purse.relax)
         return verdict, purse.closed(len(verdict.path), inner)
 
@@ -89,15 +93,17 @@ class Budget:
 
 
 class _Purse:
-    """The account during one round. `p`: the warped probability of draft token i."""
+    """The account during one round. `p`: the warped probability of draft token i. `depth`: its level, in a chain i."""
 
-    def __init__(self, budget: Budget, state: Account, outer: Relax, p: Any) -> None:
-        self.budget, self.state, self.outer, self.p = budget, state, outer, p
+    def __init__(
+        self, budget: Budget, state: Account, outer: Relax, p: Callable[[int], float], depth: Callable[[int], int] = lambda i: i
+    ) -> None:
+        self.budget, self.state, self.outer, self.p, self.depth = budget, state, outer, p, depth
 
     def relax(self, i: int) -> bool:
         """Asks the account, then whoever stands above; books what both allow."""
         state, p = self.state, self.p(i) if self.budget.kl else 1.0
-        emitted = state.tokens + i + 1
+        emitted = state.tokens + self.depth(i) + 1
         nats = -math.log(p) if p > 0 else math.inf
         fits = state.tv + 1 <= self.budget.tv * emitted and (not self.budget.kl or state.kl + nats <= self.budget.kl * emitted)
         if not fits or not self.outer(i):

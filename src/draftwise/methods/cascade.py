@@ -26,7 +26,8 @@ from draftwise.methods.fixed import Fixed
 from draftwise.methods.prompt_lookup import PromptLookup
 from draftwise.methods.speculative import Speculative
 from draftwise.protocols import Accept, Ask, Backend, Drafter, Length
-from draftwise.rounds import NOTHING, Judging, verify
+from draftwise.rounds import NOTHING, Judging, judged, verify
+from draftwise.trees import levels
 from draftwise.types import Draft, DraftStep, Now, Outcome, Round, Text
 
 
@@ -65,6 +66,8 @@ class Cascade:
             raise ValueError(f"{type(length).__name__} stops on a draft's confidence, and {type(inner).__name__} has none: use another length")
         if accept.wants_logits and not inner.has_logits:
             raise ValueError(f"{type(accept).__name__} compares laws, and {type(inner).__name__} has none: use another rule")
+        if getattr(inner, "trees", False) and not (accept.trees and getattr(backend, "trees", True)):
+            raise ValueError(f"{type(inner).__name__} proposes trees, and {type(accept).__name__} or the model of this level knows chains only")
         if any(below is backend for below in _models(inner)):
             raise ValueError("a level cannot verify its own drafts: each level of a hierarchy needs a model of its own (model=2 is the second)")
         if backend.vocab_size != vocab_size:
@@ -158,7 +161,8 @@ class Cascade:
             g.logits.append(rows.clone())
         g.tokens += emitted
         n, accepted = len(draft.tokens), len(outcome.path)
-        round = Round(n, n, accepted, len(outcome.relaxed), len(emitted), batch, outcome.fed, 0.0, 0.0, steps=draft.steps)
+        depth, steps = levels(draft.parents, n), judged(draft, outcome.path)
+        round = Round(n, depth, accepted, len(outcome.relaxed), len(emitted), batch, outcome.fed, 0.0, 0.0, steps=steps)
         state = self._states[g.text.id][0]
         self._states[g.text.id] = (self.length.update(state, round) if n else state), outcome.state
         self.inner.observe(g.text, draft, outcome)

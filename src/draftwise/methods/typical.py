@@ -5,6 +5,8 @@
 H in nats. Where p is one-hot (temperature 0, or a truncation that leaves one token) the test is made on the raw softmax of the target,
 and x must be allowed by the request's own truncation and processors; the target's choice always passes.
 
+In a tree the longest path of tokens that pass is taken; of several, the one that the target finds likeliest.
+
 Reference: Cai et al. 2024, "Medusa: simple LLM inference acceleration framework with multiple decoding heads" (arXiv 2401.10774), after
 Hewitt, Manning, Liang 2022 (truncation as desmoothing). Medusa also takes the first token of a round from the base model always. There it
 is a token without a draft, from the base model's own head; here that is the token after the last verdict, which the target has sampled
@@ -17,20 +19,22 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from draftwise.evidence import Live
+from draftwise.evidence import Live, unfolded
+from draftwise.methods.speculative import Siblings
 from draftwise.protocols import Evidence, Relax, always
+from draftwise.trees import children, deepest
 from draftwise.types import Decision, Draft, Target, Uniforms, Verdict
 
 
 @dataclass(frozen=True)
 class Typical:
-    """Chains only. The state is a constant 0."""
+    """The state is a constant 0."""
 
     eps: float = 0.3
     delta: float = 0.09
 
     lossless: ClassVar[bool] = False
-    trees: ClassVar[bool] = False
+    trees: ClassVar[bool] = True
     wants_logits: ClassVar[bool] = False
     coupled: ClassVar[bool] = False
 
@@ -52,8 +56,24 @@ class Typical:
         return Decision(len(evidence), tuple(relaxed), state)
 
     def judge(self, target: Target, draft: Draft, u: Uniforms, state: int, relax: Relax = always) -> tuple[Verdict, int]:
+        if draft.parents is not None:
+            path, relaxed = self._longest(target, draft, u, relax)
+            return Verdict(path, target.p[path[-1] + 1 if path else 0], relaxed), state
         n, relaxed, state = self.decide(Live(target, draft, u), state, relax)
         return Verdict(list(range(n)), target.p[n], relaxed), state
+
+    def _longest(self, target: Target, draft: Draft, u: Uniforms, relax: Relax) -> tuple[list[int], tuple[int, ...]]:
+        """The path, and the positions in it where the rejection test would have gone another way."""
+        evidence, siblings = unfolded(target, draft, u), Siblings(target, draft, u)
+        below = children(draft.parents, len(evidence))
+        best = deepest(below, lambda i: self._likely(evidence, i), lambda i: math.log(evidence.raw(i).prob or 1e-38))
+        relaxed: list[int] = []
+        for depth, i in enumerate(best):
+            lossless = next((j for j in below[best[depth - 1] if depth else -1] if siblings.passes(j)), None)
+            if i != lossless and not relax(i):
+                return best[:depth], tuple(relaxed)
+            relaxed += [] if i == lossless else [depth]
+        return best, tuple(relaxed)
 
     def _likely(self, evidence: Evidence, i: int) -> bool:
         law = evidence.law(i)
