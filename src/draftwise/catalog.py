@@ -75,7 +75,7 @@ class Entry(NamedTuple):
     def options(self) -> dict[str, Any]:
         """Option names and defaults; a preset's own settings stand in for those of its parts."""
         if self.parts:
-            specs = [(kind, parse(part)) for kind, part in zip(KINDS, self.parts[:2], strict=False)]
+            specs = [(kind, parse(part)) for kind, part in zip(KINDS, self.parts[: 2 if self.parts[2] == "auto" else 3], strict=False)]
             return {k: v for kind, spec in specs for k, v in (entry(kind, spec.name).options | spec.options).items()}
         return {name: p.default for name, p in _parameters(load(self)).items() if p.default is not inspect.Parameter.empty}
 
@@ -110,6 +110,8 @@ _ENTRIES = [
         ("saxena2023lookup",), _M + "prompt_lookup:PromptLookup",
     ),
     Entry("drafter", "cascade", "a draft model that verifies a cheaper drafter", ("globerson2025hsd", "li2025fly"), _M + "cascade:Cascade"),
+    Entry("drafter", "first-hit", "the first of several drafters that has something", (), _M + "first_hit:FirstHit"),
+    Entry("drafter", "best-of", "of several drafters the one expected to bring most tokens per second", (), _M + "best_of:BestOf"),
     Entry("drafter", "none", "drafts nothing", (), _M + "none:NoDraft"),
     Entry("backend", "table", "an n-gram table model, an exact oracle", (), "draftwise.backends.table:Table"),
     Entry("method", "plain", "no speculation", parts=("fixed:n=0", "coupled", "none")),
@@ -135,6 +137,8 @@ _ENTRIES = [
         "method", "fly-cascade", "FLy's second level too: its long drafts are drafted by prompt lookup",
         ("li2025fly",), parts=("fixed:n=15", "fly", "cascade:length=[fixed:n=6],[prompt-lookup:max_ngram=4]"),
     ),
+    Entry("method", "first-hit", "prompt lookup where it has something, else the draft model", (), parts=("fixed:n=20", "speculative", "first-hit")),
+    Entry("method", "best-of", "prompt lookup or the draft model, whichever pays more", (), parts=("fixed:n=20", "speculative", "best-of")),
     Entry("method", "budget", "AdaSD's acceptance within a stated budget", ("lu2025adasd",), parts=("adasd", "budget", "draft-model")),
     Entry("method", "consultant", "Consultant Decoding over AdaSD's lengths", ("ding2025consultant",), parts=("adasd", "consultant", "draft-model")),
 ]
@@ -174,7 +178,8 @@ def method(spec: str | None, context: Context | None, length: Any = None, accept
     preset = entry("method", chosen.name)
     if preset.parts is None:
         raise ValueError(f"the method {chosen.name!r} names no parts")
-    given = [*(_with_options(preset.parts[:2], chosen)), preset.parts[2]]
+    given = _with_options(preset.parts[: 2 if preset.parts[2] == "auto" else 3], chosen)
+    given += preset.parts[len(given) :]
     parts = [own if own is not None else part for own, part in zip((length, accept, drafter), given, strict=True)]
     if parts[2] == "auto":
         parts[2] = "draft-model" if context and context.draft is not None else "prompt-lookup"
@@ -216,7 +221,7 @@ def _build(kind: str, spec: Any, context: Context | None) -> Any:
 
 
 def _with_options(parts: Sequence[str], spec: Spec) -> list[Any]:
-    """The preset's length and accept specs, each with those of the method's options that it has."""
+    """The preset's specs, each with those of the method's options that it has."""
     known = [_parameters(load(entry(kind, parse(part).name))) for kind, part in zip(KINDS, parts, strict=False)]
     for key in spec.options:
         if not any(key in some for some in known):
@@ -236,7 +241,11 @@ def _parameters(factory: Any) -> dict[str, inspect.Parameter]:
 
 
 def _typed(owner: str, parameter: inspect.Parameter, value: Any) -> Any:
-    """The value as the parameter's annotation wants it; an int may stand for a float."""
+    """The value as the parameter's annotation wants it; an int may stand for a float. What may be any object is a part, and a part is a spec."""
+    if parameter.annotation is Any:
+        if value is not None:
+            raise ValueError(f"option {parameter.name!r} of {owner!r} takes a spec in brackets: {parameter.name}=[{value}]")
+        return value
     wanted = tuple(a for a in (get_args(parameter.annotation) or (parameter.annotation,)) if isinstance(a, type))
     if not wanted or (isinstance(value, wanted) and not (isinstance(value, bool) and bool not in wanted)):
         return value

@@ -56,7 +56,7 @@ class Sequence:
         finished = self.finish_reason is not None
         accepted = min(len(outcome.path), len(tokens))
         relaxed = sum(i < accepted for i in outcome.relaxed)
-        round = Round(drafted, depth, accepted, relaxed, len(tokens), batch, rows, draft_s, verify_s, finished, steps)
+        round = Round(drafted, depth, accepted, relaxed, len(tokens), batch, rows, draft_s, verify_s, finished, steps, draft.origin)
         self.rounds.append(round)
         self.accept_state = outcome.state
         if round.drafted and round.emitted and not finished:

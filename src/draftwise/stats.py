@@ -7,6 +7,7 @@ tokens) and never above 1. Of a tree at most one token a level can be accepted, 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -34,7 +35,8 @@ class Counts(Protocol):
 class Summary(NamedTuple):
     """`tokens` emitted in `rounds` target passes and `seconds`. `tau`: tokens per target pass. `drafted`: of trees all nodes.
     `by_position[i]`: share of rounds that drafted more than i levels in which the first i+1 were all accepted. `relaxed_share`: of the emitted
-    tokens. The three shares of time are of `seconds` and add up to 1; the drafter's prompt reading counts as draft, the target's as verify."""
+    tokens. The three shares of time are of `seconds` and add up to 1; the drafter's prompt reading counts as draft, the target's as verify.
+    `drafters`: pairs (who drafted, in how many rounds), most rounds first; empty where the records do not tell."""
 
     tokens: int
     rounds: int
@@ -51,6 +53,7 @@ class Summary(NamedTuple):
     draft_share: float
     verify_share: float
     other_share: float
+    drafters: tuple[tuple[str, int], ...] = ()
 
 
 def summarize(rounds: Sequence[Counts], seconds: float) -> Summary:
@@ -75,6 +78,7 @@ def summarize(rounds: Sequence[Counts], seconds: float) -> Summary:
         draft_share,
         verify_share,
         max(0.0, 1 - draft_share - verify_share) if seconds > 0 else 0.0,
+        tuple(Counter(origin for r in rounds if r.drafted and (origin := getattr(r, "origin", ""))).most_common()),
     )
 
 

@@ -166,7 +166,8 @@ class _Accept:
         tape = self.tape
         tape.judgements[tape.context] = _Judgement(tokens, choices[n], time.perf_counter() - start, row)
         tape.budgeted |= relax is not always
-        tape.origin = draft.origin if n else tape.origin
+        if n:
+            tape.origin = draft.origin if tape.origin in ("none", draft.origin) else "several drafters"
         tape.vocab = target.logits.shape[-1]
         return verdict, after
 

@@ -68,6 +68,8 @@ def _rows(s: Summary) -> Iterable[tuple[str, str]]:
     if s.drafted:
         yield "drafted", f"{s.drafted} ({s.drafted_per_round:.1f} per pass)"
         yield "accepted", f"{s.accepted} ({s.acceptance_rate:.0%} of the drafted)"
+    if len(s.drafters) > 1:
+        yield "drafted by", ", ".join(f"{name} in {n} passes" for name, n in s.drafters)
     if s.relaxed:
         yield "relaxed", f"{s.relaxed} ({s.relaxed_share:.0%} of the text)"
     yield "time", f"draft {s.draft_share:.0%}, verify {s.verify_share:.0%}, other {s.other_share:.1%}"

@@ -1,0 +1,76 @@
+"""What drafters made of drafters share: each part has a length policy of its own, with a state for each text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from draftwise.methods.draft_model import DraftModel
+from draftwise.methods.gammatune import GammaTune, GammaTunePlus
+from draftwise.methods.none import NoDraft
+from draftwise.methods.prompt_lookup import PromptLookup
+from draftwise.protocols import Ask, Drafter, Length
+from draftwise.rounds import judged
+from draftwise.trees import levels
+from draftwise.types import Draft, DraftStep, Now, Outcome, Round, Text
+
+
+class Parts:
+    """`drafters` and, one for each, `lengths`. A drafter without rows cannot be stopped by its confidence: where `length` asks for that it gets
+    GammaTune's lengths instead. Without a `length` drafters with rows have GammaTune+'s. Raises ValueError for no drafters."""
+
+    def __init__(self, owner: str, drafters: Sequence[Drafter], length: Length | None = None) -> None:
+        if not drafters:
+            raise ValueError(f"{owner!r} needs at least one drafter: {owner}:[prompt-lookup],[draft-model]")
+        self.drafters = tuple(drafters)
+        own = length or GammaTunePlus()
+        self.lengths = tuple(own if part.has_logits or not own.per_token else GammaTune() for part in drafters)
+        self.taps = tuple(sorted({tap for part in drafters for tap in part.taps}))
+        self.has_logits = all(part.has_logits for part in drafters)
+        self.learns_rows = any(part.learns_rows for part in drafters)
+        self.trees = any(getattr(part, "trees", False) for part in drafters)
+        self.level = max(getattr(part, "level", 0) for part in drafters)
+        self.states: dict[int, list[Any]] = {}
+
+    def ask(self, i: int, ask: Ask, batch: int) -> Ask:
+        """What part `i` is asked for where the whole is asked for `ask`: no more than its own policy wants."""
+        length, state = self.lengths[i], self._state(ask.text)[i]
+        now = Now(batch, len(ask.text.tokens), max(ask.n, ask.most), self.drafters[i].lag(ask.text))
+
+        def more(steps: Sequence[DraftStep]) -> bool:
+            return (not length.per_token or length.more(state, now, steps)) and (ask.more is None or ask.more(steps))
+
+        n = max(0, min(length.budget(state, now), ask.n))
+        return ask._replace(n=n, more=more if length.per_token or ask.more else None)
+
+    def update(self, i: int, text: Text, draft: Draft, path: list[int], relaxed: int = 0, rows: int = 0) -> None:
+        """Part `i`'s policy hears what was accepted of its draft; not of an empty draft, nor where the text ended."""
+        if (n := len(draft.tokens)) and text.tokens[-1] not in text.sampling.stop_ids:
+            states, steps = self._state(text), judged(draft, path)
+            round = Round(n, levels(draft.parents, n), len(path), relaxed, len(path) + 1, 1, rows, 0.0, 0.0, steps=steps)
+            states[i] = self.lengths[i].update(states[i], round)
+
+    def observe(self, text: Text, draft: Draft, outcome: Outcome) -> None:
+        """All parts hear of it, whoever drafted."""
+        for part in self.drafters:
+            part.observe(text, draft, outcome)
+
+    def free(self, text: Text) -> None:
+        for part in self.drafters:
+            part.free(text)
+        self.states.pop(text.id, None)
+
+    def _state(self, text: Text) -> list[Any]:
+        if text.id not in self.states:
+            self.states[text.id] = [length.init(None) for length in self.lengths]
+        return self.states[text.id]
+
+
+def usual(context: Any) -> tuple[Drafter, ...]:
+    """Prompt lookup, and the draft model where there is one."""
+    return (PromptLookup(), DraftModel.from_context(context)) if context.draft is not None else (PromptLookup(),)
+
+
+def is_free(part: Drafter) -> bool:
+    """Whether a proposal costs next to nothing: no model is asked."""
+    return not part.has_logits or isinstance(part, NoDraft)

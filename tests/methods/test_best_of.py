@@ -1,0 +1,165 @@
+"""Best of: the choices of a scripted run, with literal figures; what the text answers for parts that were not asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from draftwise.methods.best_of import BestOf, agreed
+from draftwise.methods.fixed import Fixed
+from draftwise.methods.gammatune import GammaTune
+from draftwise.methods.meter import Counted, Meter
+from draftwise.noise import Noise
+from draftwise.protocols import Ask
+from draftwise.types import Draft, Outcome, Rows, Sampling, Text
+
+
+class Scripted:
+    """Proposes what it is told to, up to as many as asked for."""
+
+    taps: tuple[int, ...] = ()
+    learns_rows = False
+
+    def __init__(self, name: str, model: bool, script: Callable[[Sequence[int]], list[int]], clock: list[float] | None = None) -> None:
+        self.name, self.has_logits, self.script, self.clock = name, model, script, clock
+        self.asked: list[int] = []
+        self.unread = 1
+
+    def lag(self, text: Text) -> int:
+        return self.unread
+
+    def propose(self, asks: Sequence[Ask]) -> list[Draft]:
+        self.asked += [ask.n for ask in asks]
+        if self.clock:
+            self.clock[0] += 0.5
+        return [Draft(torch.tensor(self.script(ask.text.tokens)[: ask.n], dtype=torch.int64), origin=self.name) for ask in asks]
+
+    def observe(self, text: Text, draft: Draft, outcome: Outcome) -> None:
+        pass
+
+    def free(self, text: Text) -> None:
+        pass
+
+
+class Run:
+    """One text, round by round. The target writes 0, 1, 2, 3, ..."""
+
+    def __init__(self, drafter: BestOf) -> None:
+        self.drafter, self.tokens = drafter, [0]
+        self.text = Text(1, 0, self.tokens, Sampling(), Noise(1))
+
+    def round(self, n: int = 9) -> str:
+        (draft,) = self.drafter.propose([Ask(self.text, n)])
+        right = next((i for i, token in enumerate(draft.tokens.tolist()) if token != len(self.tokens) + i), len(draft.tokens))
+        self.tokens += range(len(self.tokens), len(self.tokens) + right + 1)
+        rows = Rows(torch.zeros(1, 1), {})
+        self.drafter.observe(self.text, draft, Outcome([*range(right)], self.tokens[-1], (), 0, rows, fed=len(draft.tokens) + 1))
+        return draft.origin if len(draft.tokens) else "plain"
+
+
+def counting(n: int, wrong: bool = False) -> Callable[[Sequence[int]], list[int]]:
+    return lambda tokens: [-1 if wrong else len(tokens) + i for i in range(n)]
+
+
+def made(copies: Scripted, model: Scripted, length: object = None, **options: float) -> BestOf:
+    return BestOf([copies, model], length or Fixed(3), meter=Counted([True, False], 0.25), **{"explore": 0.0, "decay": 0.5, **options})
+
+
+def test_a_model_that_disappoints_gives_way_to_plain_decoding() -> None:
+    """A pass is 1, a draft step 0.25: three tokens cost 1.75. Hoped for: 4 tokens; after two refused rounds 2.5 / 1.75 = 1.43."""
+    run = Run(made(Scripted("copies", False, counting(0)), Scripted("model", True, counting(3, wrong=True))))
+    assert run.drafter.worth(run.text, 1, 3) == (4.0, 1.75)
+    assert run.round() == "model"
+    assert run.drafter.worth(run.text, 1, 3) == (2.0, 1.75)  # (1 + 0.5 * 4) / (1 + 0.5)
+    assert run.round() == "model"
+    assert run.drafter.worth(run.text, 1, 3) == (pytest.approx(2.5 / 1.75), 1.75)
+    assert [run.round() for _ in range(3)] == ["plain"] * 3
+
+
+def test_trials_lose_no_more_than_their_share() -> None:
+    """As above with an account: 0.1 of 1.75 twice, then 0.1 a round; a trial is expected to lose 1.75 - 1.43 = 0.32, which is there at once. The next
+    is expected to lose 1.75 - 1.2: after the round that brings the account from 0.13 to 0.55."""
+    run = Run(made(Scripted("copies", False, counting(0)), Scripted("model", True, counting(3, wrong=True)), explore=0.1))
+    rounds = [run.round() for _ in range(12)]
+    assert rounds[:3] == ["model"] * 3
+    assert rounds[3:8] == ["plain"] * 4 + ["model"]
+    assert rounds.count("model") == 4
+    never = Run(made(Scripted("copies", False, counting(0)), Scripted("model", True, counting(3, wrong=True))))
+    assert [never.round() for _ in range(40)].count("model") == 2
+
+
+def test_what_nobody_asked_for_is_read_against_the_text() -> None:
+    """The copies are right for two tokens and then wrong, while the model drafts; their own GammaTune goes 4 -> 4 * 0.8 + 2 * 0.2 = 3.6 -> 4."""
+
+    def two(tokens: Sequence[int]) -> list[int]:
+        return [len(tokens), len(tokens) + 1, -1, -1]
+
+    model = Scripted("model", True, counting(9))
+    run = Run(made(Scripted("copies", False, two), model, GammaTune(), explore=0.0))
+    run.drafter._playing(run.text).tallies[0].add(1.0, 4.0, 1.0)  # what was learnt: they bring one token
+    assert run.round() == "model"
+    tally = run.drafter._playing(run.text).tallies[0]
+    assert (tally.rounds, tally.tokens, tally.drafted) == (1.5, 3 + 0.5, 4 + 2.0)
+    assert not run.drafter._playing(run.text).open
+    assert run.drafter._own.states[1][0].g == pytest.approx(3.6)
+    assert run.drafter._own.states[1][1].n == 6  # all of the model's four were accepted
+
+
+def test_a_proposal_waits_until_the_text_has_answered() -> None:
+    copies = Scripted("copies", False, counting(3))
+    run = Run(made(copies, Scripted("model", True, counting(1)), Fixed(3)))
+    playing = run.drafter._playing(run.text)
+    playing.tallies[0].add(1.0, 3.0, 1.0)
+    assert run.round() == "model"  # brings two tokens: two of the three copies are known to be right
+    assert playing.open[0][0] == 1
+    assert run.drafter.worth(run.text, 0, 3)[0] == 1.0
+    assert run.round() == "model"
+    assert run.drafter.worth(run.text, 0, 3)[0] == pytest.approx((4 + 0.5) / 1.5)
+    assert run.round() == "copies"
+    run.drafter.free(run.text)
+    assert not run.drafter._texts
+
+
+def test_reading_up_counts_whole_for_a_trial_and_spread_for_a_choice() -> None:
+    model = Scripted("model", True, counting(3))
+    drafter = made(Scripted("copies", False, counting(0)), model, horizon=16)
+    text = Text(1, 0, [0], Sampling(), Noise(1))
+    model.unread = 513
+    assert drafter.worth(text, 1, 3) == (4.0, 1.75 + 512 * 0.25 / 8 / 16)
+    assert drafter.worth(text, 1, 3, spread=1) == (4.0, 1.75 + 512 * 0.25 / 8)
+    assert Run(drafter).round() == "model"
+    model.unread = 5001
+    assert Run(made(Scripted("copies", False, counting(0)), model)).round() == "plain"  # the text is too long to read for that
+
+
+def test_times_are_measured() -> None:
+    clock = [0.0]
+    meter = Meter([True, False], clock=lambda: clock[0])
+    drafter = BestOf([Scripted("copies", False, counting(0)), Scripted("model", True, counting(2), clock)], Fixed(2), meter=meter)
+    text = Text(1, 0, [0], Sampling(), Noise(1))
+    (draft,) = drafter.propose([Ask(text, 9)])
+    clock[0] += 2.0
+    drafter.observe(text, draft, Outcome([0], 9, (), 0, Rows(torch.zeros(1, 1), {}), fed=3))
+    assert (meter.steps, meter.reads, meter.passes) == ({1: 0.25}, {}, {3: 2.0})
+    assert meter.round(1, 2) == 2.5
+    with meter.drafting(1, 100) as timed:
+        clock[0] += 10.5
+        timed.steps = 2
+    assert meter.reads == {1: pytest.approx(0.1)}
+    meter.verified(200, 3)
+    assert meter.passes == {3: 2.0}  # a prompt is no pass
+
+
+def test_agreed() -> None:
+    chain = Draft(torch.tensor([5, 6, 7]))
+    assert agreed(chain, [5, 6]) == ([0, 1], False)
+    assert agreed(chain, [5, 6, 7]) == ([0, 1, 2], True)
+    assert agreed(chain, [5, 8]) == ([0], True)
+    assert agreed(chain, []) == ([], False)
+    tree = Draft(torch.tensor([5, 6, 7, 8]), parents=torch.tensor([-1, -1, 1, 2]))
+    assert agreed(tree, [6, 7]) == ([1, 2], False)
+    assert agreed(tree, [6, 7, 8, 9]) == ([1, 2, 3], True)
+    assert agreed(tree, [5, 7]) == ([0], True)
+    assert agreed(tree, [4]) == ([], True)
