@@ -20,7 +20,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from draftwise import probs
+from draftwise import nucleus, probs
 from draftwise.probs import BadLogits
 from draftwise.types import Sampling, Sparse
 
@@ -89,8 +89,10 @@ def test_a_short_prefix_gives_what_the_full_sort_gives(options: dict[str, float]
     sampling = Sampling(temperature=1.0, **options)
     for scale in (0.1, 1.0, 5.0):
         logits = normal(4, 3000, seed=1, scale=scale)
-        near, far = (probs.truncated(logits, sampling, prefix) for prefix in (16, 3000))
+        few = probs.truncated(logits, sampling)
+        near, far = (nucleus.searched(logits, sampling, prefix) for prefix in (16, 3000))
         for i in range(len(logits)):
+            assert torch.allclose(probs.row(few, i, 3000), probs.row(far, i, 3000), rtol=1e-5, atol=0)
             assert torch.allclose(probs.row(near, i, 3000), probs.row(far, i, 3000), rtol=1e-5, atol=0)
 
 

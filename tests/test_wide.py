@@ -63,3 +63,15 @@ def test_invert_of_a_certain_token(vocab: int) -> None:
         w = torch.zeros(3, vocab)
         w[:, token] = 1e-20
         assert wide.invert(w, torch.tensor([0.0, 0.4, 1 - 2**-53], dtype=torch.float64)).tolist() == [token] * 3
+
+
+@pytest.mark.parametrize("vocab", [1, 2, *WIDTHS])
+def test_searches_of_one_row(vocab: int) -> None:
+    for x in rows(vocab, 6), rows(vocab, 6).round():
+        x[1, : vocab // 2] = float("-inf")
+        for row in x:
+            peaks = wide.peaks(row)
+            assert wide.first(row, peaks) == int(row.argmax())
+            assert wide.two(row, peaks) == tuple([*row.topk(min(2, vocab)).values.tolist(), float("-inf")][:2])
+            values, ids = wide.leading(row, peaks, min(vocab, 16))
+            assert values == row.topk(min(vocab, 16)).values.tolist() == row[ids].tolist() and len(set(ids)) == len(ids)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _WIDTH = 128  # entries of a block
@@ -36,16 +38,42 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, chosen.gather(1, at // _WIDTH) * _WIDTH + at % _WIDTH
 
 
-def two(row: Tensor) -> tuple[float, float]:
-    """The largest and the second largest entry (-inf where V = 1) of one row [V] on the host. A NaN counts as largest."""
+def peaks(row: Tensor) -> NDArray[np.float32] | None:
+    """The maxima [V / 128] of the blocks of one row [V] on the host, which the searches below go by; None for a row that is not cut."""
     if not _divides(row[None]):
-        first, *rest = row.topk(min(2, len(row))).values.tolist()
-        return first, rest[0] if rest else -math.inf
-    peaks = row.view(-1, _WIDTH).amax(-1)
+        return None
+    found: NDArray[np.float32] = row.view(-1, _WIDTH).amax(-1).numpy()
+    return found
+
+
+def first(row: Tensor, peaks: NDArray[np.float32] | None) -> int:
+    """`argmax` of one row [V] on the host."""
+    if peaks is None:
+        return int(row.argmax())
+    start = int(peaks.argmax()) * _WIDTH
+    return start + int(row.numpy()[start : start + _WIDTH].argmax())
+
+
+def leading(row: Tensor, peaks: NDArray[np.float32] | None, k: int) -> tuple[list[float], list[int]]:
+    """`largest` of one row [V] on the host, as plain numbers."""
+    if peaks is None or k > len(peaks) // 4:
+        values, ids = row.topk(k)
+        return values.tolist(), ids.tolist()
+    chosen = torch.from_numpy(peaks).topk(k).indices
+    few, at = row.view(-1, _WIDTH).index_select(0, chosen).view(-1).topk(k)
+    blocks = chosen.tolist()
+    return few.tolist(), [blocks[i // _WIDTH] * _WIDTH + i % _WIDTH for i in at.tolist()]
+
+
+def two(row: Tensor, peaks: NDArray[np.float32] | None) -> tuple[float, float]:
+    """The largest and the second largest entry (-inf where V = 1) of one row [V] on the host. A NaN counts as largest."""
+    if peaks is None:
+        best, *rest = row.topk(min(2, len(row))).values.tolist()
+        return best, rest[0] if rest else -math.inf
     best = int(peaks.argmax())
-    first, inner = row[best * _WIDTH : (best + 1) * _WIDTH].topk(2).values.tolist()
-    peaks[best] = inner
-    return first, float(peaks.amax())
+    inner = np.sort(row.numpy()[best * _WIDTH : (best + 1) * _WIDTH])
+    others = max(peaks[:best].max(initial=-math.inf), peaks[best + 1 :].max(initial=-math.inf))
+    return float(inner[-1]), float(max(inner[-2], others))
 
 
 def invert(weights: Tensor, u: Tensor) -> Tensor:
@@ -60,7 +88,7 @@ def invert(weights: Tensor, u: Tensor) -> Tensor:
 
 
 def _divides(rows: Tensor) -> bool:
-    return not rows.is_cuda and rows.shape[-1] >= _WIDE and rows.shape[-1] % _WIDTH == 0 and rows.is_contiguous()
+    return rows.device.type == "cpu" and rows.shape[-1] >= _WIDE and rows.shape[-1] % _WIDTH == 0 and rows.is_contiguous()
 
 
 def _passes(weights: Tensor, aim: Tensor, relative: bool) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from draftwise import noise, probs, wide
+from draftwise.hostrow import HostRow
 from draftwise.protocols import Ask, Backend
 from draftwise.types import Draft, DraftStep, Feed, Outcome, Sparse, Text
 
@@ -29,9 +30,15 @@ class _Growing:
     ask: Ask
     tokens: list[Tensor] = field(default_factory=list)
     laws: list[Tensor | Sparse] = field(default_factory=list)
-    logits: list[Tensor] = field(default_factory=list)
+    logits: Tensor | None = None  # room for all rows, of which as many are filled as there are tokens
     figures: list[Tensor] = field(default_factory=list)
     steps: list[DraftStep] = field(default_factory=list)
+
+    def note(self, token: int, figures: Sequence[float]) -> None:
+        """Adds the step of a token. Raises BadLogits."""
+        if not math.isfinite(sum(figures)):
+            probs.check_finite(torch.tensor(figures))
+        self.steps.append(DraftStep(len(self.steps), token, *figures))
 
 
 class DraftModel:
@@ -97,25 +104,33 @@ class DraftModel:
 
     def _extend(self, g: _Growing, logits: Tensor) -> None:
         row = logits.float()
-        token, law = self._choose(g, row)
+        known = None if row.device.type != "cpu" else HostRow(row[0]).read(g.ask.text.sampling)
+        token, law = self._choose(g, row, known)
         g.tokens.append(token)
         if law is not None:
             g.laws.append(law)
-        g.figures.append(torch.cat([token.double()[:, None], probs.confidence(row, token).double()], -1))
+        if known is None:
+            g.figures.append(torch.cat([token.double()[:, None], probs.confidence(row, token).double()], -1))
+        else:
+            g.note(int(token), known.figures(int(token)))
         if g.ask.logits:
-            g.logits.append(logits.clone())
+            if g.logits is None:
+                g.logits = logits.new_empty(g.ask.n, self.vocab_size)
+            g.logits[len(g.tokens) - 1] = logits[0]
 
-    def _choose(self, g: _Growing, logits: Tensor) -> tuple[Tensor, Tensor | Sparse | None]:
-        """The next token int64 [1] after the row [1, V], and the law it was drawn from unless chance had no part in it."""
+    def _choose(self, g: _Growing, logits: Tensor, known: HostRow | None) -> tuple[Tensor, Tensor | Sparse | None]:
+        """The next token int64 [1] after the row [1, V] (`known`: the same on a host), and the law it was drawn from unless chance had no part."""
         text = g.ask.text
         adjusted = probs.adjust(logits, text.sampling, lambda _: [*text.tokens, *(int(token) for token in g.tokens)])
+        if known and adjusted is not logits:
+            known = HostRow(adjusted[0])
         if text.sampling.temperature == 0:
-            return wide.argmax(adjusted), None  # what the one-hot law would give
+            return torch.tensor([known.argmax()]) if known else wide.argmax(adjusted), None  # what the one-hot law would give
         if text.noise.coupled:
             law = probs.law(adjusted, text.sampling, checked=False)
             race = text.noise.race(0, len(text.tokens) + len(g.tokens), 1, self.vocab_size).to(law.device)
             return (law.double().log() + race).argmax(-1), None
-        support = probs.drawn(adjusted, text.sampling)
+        support = probs.drawn(adjusted, text.sampling, known)
         token = probs.sample(support, text.noise.fresh(noise.DRAFT, self.level, 1))
         return token.clamp(max=self.vocab_size - 1), support  # a law that processors left empty has no token; what it proposes is refused
 
@@ -125,9 +140,8 @@ class DraftModel:
         if not (waiting := [(g, figures) for g in growing for figures in g.figures]):
             return
         figures = torch.cat([figures for _, figures in waiting])
-        probs.check_finite(figures[:, 1:].sum(-1))  # here, where the host has to wait anyway
         for (g, _), (token, *rest) in zip(waiting, figures.tolist(), strict=True):
-            g.steps.append(DraftStep(len(g.steps), int(token), *rest))
+            g.note(int(token), rest)
         for g in growing:
             g.figures.clear()
 
@@ -140,4 +154,4 @@ class DraftModel:
     def _draft(g: _Growing) -> Draft:
         tokens = torch.tensor([step.token for step in g.steps], dtype=torch.long)
         laws = probs.stacked(g.laws) if g.laws else None
-        return Draft(tokens, laws, torch.cat(g.logits) if g.logits else None, None, tuple(g.steps), "draft-model")
+        return Draft(tokens, laws, None if g.logits is None else g.logits[: len(tokens)], None, tuple(g.steps), "draft-model")
