@@ -12,7 +12,7 @@ from torch import Tensor
 
 from draftwise.clock import Clock
 from draftwise.noise import Noise
-from draftwise.protocols import Ask, Backend, Drafter
+from draftwise.protocols import Ask, Backend, Drafter, Encodes
 from draftwise.rounds import NOTHING, verify
 from draftwise.sequence import Method, Sequence
 from draftwise.stats import Costs
@@ -44,9 +44,11 @@ class Engine:
         return bool(self.running or self.waiting)
 
     def add(self, tokens: Seq[int], sampling: Sampling, method: Method, source: Tensor | None = None) -> Sequence:
-        """Queues a request and returns its sequence, whose ``text.id`` names it in chunks. Raises ValueError for an empty prompt, one that
-        leaves no room in the model's context, ids outside the vocabulary, and parts that do not fit together."""
+        """Queues a request and returns its sequence, whose ``text.id`` names it in chunks. A target with an encoder reads `source` with it, and
+        `tokens` are what its decoder starts with. Raises ValueError for an empty prompt, one that leaves no room in the model's context, ids
+        outside the vocabulary, a source that the target cannot read, and parts that do not fit together."""
         self._check(tokens, method)
+        self._check_source(source)
         own = [int(token) for token in tokens]
         slot = -1  # none yet
         text = Text(next(self._ids), slot, own, sampling, Noise(sampling.seed, method.accept.coupled), source)
@@ -77,9 +79,10 @@ class Engine:
         while self.busy or self._chunks:
             yield from self.step()
 
-    def generate(self, prompts: Seq[Seq[int]], sampling: Sampling, method: Method) -> list[list[int]]:
-        """The new tokens of each prompt, decoded together."""
-        sequences = [self.add(prompt, sampling, method) for prompt in prompts]
+    def generate(self, prompts: Seq[Seq[int]], sampling: Sampling, method: Method, sources: Seq[Tensor] | None = None) -> list[list[int]]:
+        """The new tokens of each prompt, decoded together; `sources`: one for each, where the target has an encoder."""
+        pairs = zip(prompts, sources if sources is not None else [None] * len(prompts), strict=True)
+        sequences = [self.add(prompt, sampling, method, source) for prompt, source in pairs]
         for _ in self.stream():
             pass
         return [sequence.tokens[sequence.prompt :] for sequence in sequences]
@@ -95,6 +98,7 @@ class Engine:
         ready = [s for s in self.running if len(s.tokens) - self.target.length(s.text.slot) <= self.chunk]
         nows = [self._now(s) for s in ready]
         asks = [s.ask(now) for s, now in zip(ready, nows, strict=True)]
+        encodes = any(s.text.source is not None and not self.target.length(s.text.slot) for s in self.running)
         start = self._clock.mark()
         drafts = self._propose(ready, asks)
         middle = self._clock.mark()
@@ -103,7 +107,7 @@ class Engine:
         end = self._clock.mark()
         draft_s, verify_s = self._clock.seconds(start, middle), self._clock.seconds(middle, end)
         rows = sum(outcome.fed for outcome in outcomes)
-        if len(ready) == len(self.running):
+        if len(ready) == len(self.running) and not encodes:  # the encoder's time is no measure of a verification
             self._costs(self.target).verified(rows, verify_s)
         if len({id(s.method.drafter) for s in ready}) == 1 and max(now.lag for now in nows) <= _CATCH_UP:
             self._costs(ready[0].method.drafter).drafted(max((levels(d.parents, len(d.tokens)) for d in drafts.values()), default=0), draft_s)
@@ -170,7 +174,14 @@ class Engine:
                 "speculative, coupled and typical acceptance know trees, and so does a budget over typical"
             )
         if getattr(drafter, "trees", False) and not getattr(self.target, "trees", True):
-            raise ValueError(f"{_name(drafter)} proposes trees, and this target keeps a running state, which reads chains only: use another drafter")
+            raise ValueError(f"{_name(drafter)} proposes trees, and this target reads chains only (its state or its positions know one past): use another drafter")
+
+    def _check_source(self, source: Tensor | None) -> None:
+        if isinstance(self.target, Encodes):
+            if reason := self.target.refusal(source):
+                raise ValueError(reason)
+        elif source is not None:
+            raise ValueError("an encoder input (source) was given, and the target has no encoder: it reads the prompt alone")
 
 
 def _name(part: object) -> str:

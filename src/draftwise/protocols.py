@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+from torch import Tensor
+
 from draftwise.types import Chance, Decision, Draft, DraftStep, Feed, Figures, Now, Outcome, Round, Rows, Target, Text, Uniforms, Verdict
 
 Relax = Callable[[int], bool]
@@ -206,4 +208,17 @@ class Backend(Protocol):
 
     def free(self, slot: int) -> None:
         """Empties the slot."""
+        ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A `Backend` with an encoder, as a decoder's text is the sequence it decodes. It reads ``Feed.source`` with the first feed of an empty slot and
+    no other, and holds what the encoder made of it until the slot is empty again. Backends without it never get a source."""
+
+    reads: str
+    """What the encoder takes: 'input_ids', or the name of its features. A draft with an encoder must read what its target reads."""
+
+    def refusal(self, source: Tensor | None) -> str:
+        """Why a source cannot be read (None: there is none); '' if it can."""
         ...

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from draftwise import noise, probs
-from draftwise.protocols import Accept, Backend, Relax, always
+from draftwise.protocols import Accept, Backend, Encodes, Relax, always
 from draftwise.trees import attach, children, levels, path_to
 from draftwise.types import Draft, DraftStep, Feed, Outcome, Rows, Target, Text, Uniforms, Verdict
 
@@ -55,16 +55,26 @@ def judged(draft: Draft, path: list[int]) -> tuple[DraftStep, ...]:
     return tuple(draft.steps[i]._replace(index=level) for level, i in enumerate([*path, *tried]))
 
 
+def source_for(model: Backend, text: Text) -> Tensor | None:
+    """What a feed of `text` brings as its source: only a model with an encoder gets one."""
+    return text.source if text.source is not None and isinstance(model, Encodes) else None
+
+
+def reads(model: Backend, text: Text) -> bool:
+    """Whether a model that drafts can read what the text was written from: an encoder may be too small for a source that the target's reads."""
+    return not isinstance(model, Encodes) or model.length(text.slot) > 0 or not model.refusal(text.source)
+
+
 def _feed(model: Backend, judging: Judging, chunk: int) -> Feed:
     text, draft = judging.text, judging.draft
-    length = model.length(text.slot)
+    length, source = model.length(text.slot), source_for(model, text)
     pending = torch.tensor(text.tokens[length : length + chunk])
     if length + chunk < len(text.tokens):
         if len(draft.tokens):
             raise ValueError(f"sequence {text.id} was drafted for although {len(text.tokens) - length} tokens of it are unread (chunk {chunk})")
-        return Feed(text.slot, pending, 0, source=text.source)
+        return Feed(text.slot, pending, 0, source=source)
     n = len(draft.tokens)
-    return Feed(text.slot, torch.cat([pending, draft.tokens]), n + 1, attach(len(pending), draft.parents, n), text.source)
+    return Feed(text.slot, torch.cat([pending, draft.tokens]), n + 1, attach(len(pending), draft.parents, n), source)
 
 
 def _judge(judging: Judging, rows: Rows) -> _Found:

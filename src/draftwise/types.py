@@ -64,7 +64,8 @@ class Sampling:
 
 
 class Text(NamedTuple):
-    """What a drafter may know of one sequence. `tokens` is the committed text, the engine's own list: read it, never write it."""
+    """What a drafter may know of one sequence. `tokens` is the committed text, the engine's own list: read it, never write it. `source`: what an
+    encoder-decoder target writes it from, int64 [S] or features; its `tokens` are the decoder's alone."""
 
     id: int
     slot: int
@@ -178,7 +179,8 @@ class Decision(NamedTuple):
 
 class Feed(NamedTuple):
     """`tokens` int64 [n] for `slot`, to be read after what its cache holds. `parents` int64 [n] over the fed tokens (-1 = after the last
-    cached entry); None = a chain. `want`: of how many of the last fed tokens logits are needed. `source`: encoder input (None here)."""
+    cached entry); None = a chain. `want`: of how many of the last fed tokens logits are needed. `source`: the encoder's
+    input, read with the first feed of an empty slot: int64 [S], or features without batch dimension; None for models without encoder."""
 
     slot: int
     tokens: Tensor

@@ -18,6 +18,7 @@ from draftwise.backends.hf import HF
 from draftwise.backends.hf_attention import visible
 from draftwise.backends.hf_cache import Region, Regions, Segment
 from draftwise.backends.hf_replay import HFReplay, wrap
+from draftwise.backends.hf_seq2seq import HFSeq2Seq
 from draftwise.backends.table import Table
 from draftwise.protocols import Backend
 from draftwise.trees import depths, path_to
@@ -26,7 +27,8 @@ from draftwise.types import Feed
 ATTENTION = list(tiny.CONFIGS)
 RECURRENT = list(tiny.RECURRENT)
 TREES = ["table", *ATTENTION]
-ALL = [*TREES, *RECURRENT, "llama-replay"]
+SEQ2SEQ = list(tiny.SEQ2SEQ)
+ALL = [*TREES, *RECURRENT, "llama-replay", *SEQ2SEQ]
 TREE = torch.tensor([-1, 0, 0, -1, 3, 2, 5, 3])
 _V = tiny.VOCAB
 
@@ -41,19 +43,42 @@ class Case(NamedTuple):
 @cache
 def model(name: str) -> Any:
     torch.set_num_threads(1)
-    return tiny.model(name.removesuffix("-replay"))
+    return tiny.seq2seq(name) if name in SEQ2SEQ else tiny.model(name.removesuffix("-replay"))
 
 
 @cache
 def oracle(name: str, tokens: tuple[int, ...]) -> Tensor:
     if name == "table":
         return torch.stack([Table(_V).row(tokens[: i + 1]) for i in range(len(tokens))])
+    if name in SEQ2SEQ:
+        return decoded(name, tiny.source(name), tokens)
     with torch.no_grad():
         return model(name)(input_ids=torch.tensor([tokens])).logits[0]
 
 
+@torch.no_grad()
+def decoded(name: str, source: Tensor, tokens: tuple[int, ...]) -> Tensor:
+    """The whole decoder text at once; NLLB, whose positions leave out padding within a pass, token by token, as transformers decodes."""
+    own, given = model(name), {"input_features" if name == "whisper" else "input_ids": source[None]}
+    if name != "nllb":
+        return own(**given, decoder_input_ids=torch.tensor([tokens])).logits[0]
+    out, rows = None, []
+    for token in tokens:
+        out = own(**given, decoder_input_ids=torch.tensor([[token]]), past_key_values=out and out.past_key_values, use_cache=True)
+        rows.append(out.logits[0])
+    return torch.cat(rows)
+
+
+class Sourced(HFSeq2Seq):
+    """Gives every feed the same source, so that the battery for decoders runs over a decoder with an encoder."""
+
+    def forward(self, feeds):
+        source = tiny.source("whisper" if self.reads == "input_features" else "t5")
+        return super().forward([one if one.source is not None else one._replace(source=source) for one in feeds])
+
+
 def case(name: str) -> Case:
-    makers = {"table": lambda: Table(_V, max_length=128)}
+    makers = {"table": lambda: Table(_V, max_length=128)} | {seq2seq: lambda: Sourced(model(name)) for seq2seq in SEQ2SEQ}
     make = makers.get(name) or ((lambda: HFReplay(model(name))) if name.endswith("-replay") else (lambda: wrap(model(name))))
     return Case(make, lambda tokens: oracle(name, tokens))
 
@@ -75,7 +100,7 @@ def close(rows: Tensor, expected: Tensor) -> None:
 def test_is_a_backend(name):
     backend = case(name).make()
     assert isinstance(backend, Backend)
-    assert (backend.vocab_size, backend.max_length) == (_V, 128)
+    assert (backend.vocab_size, backend.max_length) == (_V, 2**31 if name in ("t5", "mt5") else 128)
     assert backend.length(0) == 0
 
 
@@ -255,7 +280,7 @@ def test_the_model_stays_what_it_was(name):
         close(own(input_ids=torch.tensor([tokens])).logits[0], oracle(name, tokens))
 
 
-@pytest.mark.parametrize("name", ["llama", "mamba"])
+@pytest.mark.parametrize("name", ["llama", "mamba", "bart"])
 def test_empty_feeds(name):
     backend = case(name).make()
     assert backend.forward([]) == []
@@ -294,7 +319,7 @@ def test_a_tree_must_be_decided_before_more_is_fed():
     close(backend.forward([feed(0, (3,), 1)])[0].logits, oracle("llama", (2, 3))[-1:])
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", [*RECURRENT, "t5", "bart"])
 def test_a_running_state_reads_no_trees(name):
     backend = case(name).make()
     with pytest.raises(ValueError, match="tree"):
@@ -322,11 +347,12 @@ def test_wrap_chooses_and_refuses():
     assert isinstance(wrap(model("mamba")), HFReplay)
     with pytest.raises(ValueError, match="MambaForCausalLM cannot use the pooled cache"):
         HF(model("mamba"))
-    import transformers
-
-    config = transformers.T5Config(vocab_size=_V, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
-    with pytest.raises(ValueError, match="decoder-only"):
-        wrap(transformers.T5ForConditionalGeneration(config))
+    assert isinstance(wrap(model("t5")), HFSeq2Seq)
+    for maker in (HF, HFReplay):
+        with pytest.raises(ValueError, match="encoder-decoder|decoder-only"):
+            maker(model("t5"))
+    with pytest.raises(ValueError, match="must be an encoder-decoder model"):
+        HFSeq2Seq(model("llama"))
 
 
 def test_visible_by_slot_ancestors_and_window():

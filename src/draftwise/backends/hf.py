@@ -17,6 +17,7 @@ from torch import Tensor
 from draftwise import trees
 from draftwise.backends.hf_attention import Attention
 from draftwise.backends.hf_cache import PooledCache, Regions, Segment
+from draftwise.protocols import Encodes
 from draftwise.types import Feed, Rows
 
 _LAYERS = {"full_attention", "sliding_attention"}
@@ -185,7 +186,7 @@ def check(feeds: Sequence[Feed], backend: Any) -> None:
             raise ValueError(f"slot {feed.slot}: {past} cached and {long} new tokens are more than the {backend.max_length} this model can read")
         if n and not feed.tokens.is_cuda and not 0 <= int(feed.tokens.min()) <= int(feed.tokens.max()) < backend.vocab_size:
             raise ValueError(f"slot {feed.slot}: token ids must be in [0, {backend.vocab_size}), got {feed.tokens.tolist()}")
-        if feed.source is not None:
+        if feed.source is not None and not isinstance(backend, Encodes):
             raise ValueError("an encoder input was given to a model without encoder")
 
 

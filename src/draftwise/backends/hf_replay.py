@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from draftwise import trees
 from draftwise.backends.hf import HF, call, check, longest, nothing, slices, unfit, vocabulary
+from draftwise.backends.hf_seq2seq import HFSeq2Seq
 from draftwise.types import Feed, Rows
 
 _CACHES = ("past_key_values", "cache_params", "state")
@@ -156,6 +157,8 @@ def croppable(cache: Any) -> bool:
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers or ())
 
 
-def wrap(model: Any, *, capacity: int | None = None, taps: tuple[int, ...] = ()) -> HF | HFReplay:
-    """The backend that fits `model`: the pooled cache where its layers allow it, else replay."""
+def wrap(model: Any, *, capacity: int | None = None, taps: tuple[int, ...] = ()) -> HF | HFReplay | HFSeq2Seq:
+    """The backend that fits `model`: for a decoder the pooled cache where its layers allow it, else replay; and the one with an encoder."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        return HFSeq2Seq(model, taps=taps)
     return HFReplay(model, taps=taps) if unfit(model) else HF(model, capacity=capacity, taps=taps)

@@ -26,7 +26,7 @@ from draftwise.methods.fixed import Fixed
 from draftwise.methods.prompt_lookup import PromptLookup
 from draftwise.methods.speculative import Speculative
 from draftwise.protocols import Accept, Ask, Backend, Drafter, Length
-from draftwise.rounds import NOTHING, Judging, judged, verify
+from draftwise.rounds import NOTHING, Judging, judged, reads, verify
 from draftwise.trees import levels
 from draftwise.types import Draft, DraftStep, Now, Outcome, Round, Text
 
@@ -88,7 +88,7 @@ class Cascade:
 
     def propose(self, asks: Sequence[Ask]) -> list[Draft]:
         growing = [self._begin(ask) for ask in asks]
-        live = [g for g in growing if self._goes_on(g)]
+        live = [g for g in growing if self._goes_on(g) and reads(self.backend, g.text)]
         while live:
             drafts = self._drafts(live)
             rules = [self._rule(g) for g in live]

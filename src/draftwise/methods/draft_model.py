@@ -19,7 +19,8 @@ from torch import Tensor
 
 from draftwise import noise, probs, wide
 from draftwise.hostrow import HostRow
-from draftwise.protocols import Ask, Backend
+from draftwise.protocols import Ask, Backend, Encodes
+from draftwise.rounds import reads, source_for
 from draftwise.types import Draft, DraftStep, Feed, Outcome, Sparse, Text
 
 
@@ -43,28 +44,34 @@ class _Growing:
 
 class DraftModel:
     """`backend`: the draft. `vocab_size`: width of the target's rows; the draft's are cut or padded with -inf to it (members of one family
-    are often padded to different widths). `level`: of its random streams. `chunk`: most text tokens read in one pass."""
+    are often padded to different widths). `level`: of its random streams. `chunk`: most text tokens read in one pass.
+
+    Where the target has an encoder, a draft with one reads the same source (and drafts nothing for a source it cannot read). A draft without one
+    sees what the target's decoder has written; `source` puts the ids of the source before that. It is worth it for a draft that was trained to go
+    on from such a text, and for ids that mean the same to encoder and decoder."""
 
     taps: tuple[int, ...] = ()
     has_logits = True
     learns_rows = False
 
-    def __init__(self, backend: Backend, vocab_size: int, level: int = 0, chunk: int = 256) -> None:
+    def __init__(self, backend: Backend, vocab_size: int, level: int = 0, chunk: int = 256, source: bool = False) -> None:
         self.backend, self.vocab_size, self.level, self.chunk = backend, vocab_size, level, chunk
+        self.source = source and not isinstance(backend, Encodes)
 
     @classmethod
-    def from_context(cls, context: Any, model: int | str = 1) -> DraftModel:
+    def from_context(cls, context: Any, model: int | str = 1, source: bool = False) -> DraftModel:
         """Built by the catalog. `model`: which of several drafts, by place or name. Raises ValueError where there is no such draft."""
         if context.draft is None:
             raise ValueError("the drafter 'draft-model' needs a draft: name one with draft=... (--draft on the command line)")
-        return cls(context.helper(model), context.vocab_size)
+        return cls(context.helper(model), context.vocab_size, source=source)
 
     def lag(self, text: Text) -> int:
-        return len(text.tokens) - self.backend.length(text.slot)
+        encodes = text.source is not None and not self.backend.length(text.slot) and isinstance(self.backend, Encodes)
+        return self._behind(text) + (text.source.shape[-1] if text.source is not None and encodes else 0)
 
     def propose(self, asks: Sequence[Ask]) -> list[Draft]:
         growing = [_Growing(ask) for ask in asks]
-        live = [g for g in growing if self._room(g) > 0]
+        live = [g for g in growing if self._room(g) > 0 and reads(self.backend, g.ask.text)]
         self._catch_up([g.ask.text for g in live])
         while live:
             rows = self.backend.forward([self._feed(g) for g in live])
@@ -76,7 +83,7 @@ class DraftModel:
         return [self._draft(g) for g in growing]
 
     def observe(self, text: Text, draft: Draft, outcome: Outcome) -> None:
-        self.backend.keep(text.slot, min(self.backend.length(text.slot), len(text.tokens) - 1))
+        self.backend.keep(text.slot, min(self.backend.length(text.slot), self._ahead(text) + len(text.tokens) - 1))
 
     def free(self, text: Text) -> None:
         if text.slot >= 0:
@@ -84,19 +91,32 @@ class DraftModel:
 
     def _room(self, g: _Growing) -> int:
         """How many more tokens fit: the ask, and the draft's own context."""
-        return min(g.ask.n, self.backend.max_length - len(g.ask.text.tokens)) - len(g.tokens)
+        return min(g.ask.n, self.backend.max_length - self._ahead(g.ask.text) - len(g.ask.text.tokens)) - len(g.tokens)
+
+    def _ahead(self, text: Text) -> int:
+        """Ids of the source that stand before the text; features have none."""
+        return len(text.source) if self.source and text.source is not None and not text.source.is_floating_point() else 0
+
+    def _behind(self, text: Text) -> int:
+        """Tokens that the cache lacks."""
+        return self._ahead(text) + len(text.tokens) - self.backend.length(text.slot)
 
     def _catch_up(self, texts: Sequence[Text]) -> None:
         """Reads long texts in chunks, so that no attention mask or activation of a whole prompt is made."""
-        while behind := [text for text in texts if self.lag(text) > self.chunk]:
-            self.backend.forward([Feed(text.slot, self._unread(text)[: self.chunk], 0) for text in behind])
+        while behind := [text for text in texts if self._behind(text) > self.chunk]:
+            self.backend.forward([Feed(text.slot, self._unread(text)[: self.chunk], 0, source=source_for(self.backend, text)) for text in behind])
 
     def _feed(self, g: _Growing) -> Feed:
-        return Feed(g.ask.text.slot, g.tokens[-1] if g.tokens else self._unread(g.ask.text), 1)
+        text = g.ask.text
+        return Feed(text.slot, g.tokens[-1] if g.tokens else self._unread(text), 1, source=source_for(self.backend, text))
 
     def _unread(self, text: Text) -> Tensor:
         """What the draft's cache lacks, int64. An id that a narrower draft does not know is read as its last one: worse drafts, no harm."""
-        return torch.tensor(text.tokens[self.backend.length(text.slot) :]).clamp(max=self.backend.vocab_size - 1)
+        read = self.backend.length(text.slot) - self._ahead(text)
+        unread = torch.tensor(text.tokens[max(read, 0) :])
+        if read < 0 and text.source is not None:
+            unread = torch.cat([text.source[read:].to(unread), unread])
+        return unread.clamp(max=self.backend.vocab_size - 1)
 
     def _fit(self, logits: Tensor) -> Tensor:
         missing = self.vocab_size - logits.shape[-1]
