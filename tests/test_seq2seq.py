@@ -95,7 +95,7 @@ def test_a_coupled_sample_is_that_of_plain_decoding(name):
     given = sources(name)
     options = {"temperature": 0.9, "seed": 5, "stop_ids": ()}
     plain = decode(name, PLAIN, given, **options)
-    assert len({tuple(tokens) for tokens in plain}) == len(given)
+    assert len({tuple(tokens) for tokens in plain}) > 1
     for label, drafter in drafters(name).items():
         assert decode(name, Method(Fixed(n=3), Coupled(), drafter), given, **options) == plain, label
     assert [decode(name, PLAIN, [source], **options)[0] for source in given] == plain
