@@ -174,7 +174,7 @@ class Engine:
                 "speculative, coupled and typical acceptance know trees, and so does a budget over typical"
             )
         if getattr(drafter, "trees", False) and not getattr(self.target, "trees", True):
-            raise ValueError(f"{_name(drafter)} proposes trees, and this target reads chains only, by its state or its positions: use another drafter")
+            raise ValueError(f"{_name(drafter)} proposes trees, and this target reads chains only: use another drafter")
 
     def _check_source(self, source: Tensor | None) -> None:
         if isinstance(self.target, Encodes):
