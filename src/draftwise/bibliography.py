@@ -112,6 +112,26 @@ PAPERS = {
         2025,
         "2510.19705",
     ),
+    "song2025stand": Paper(
+        "Accelerated Test-Time Scaling with Model-Free Speculative Sampling",
+        "Song, Woomin and Dingliwal, Saket and Jayanthi, Sai Muralidhar and Ganesh, Bhavana and Shin, Jinwoo and Galstyan, Aram "
+        "and Bodapati, Sravan Babu",
+        2025,
+        "2506.04708",
+        "EMNLP",
+    ),
+    "oliaro2024suffix": Paper(
+        "SuffixDecoding: Extreme Speculative Decoding for Emerging AI Applications",
+        "Oliaro, Gabriele and Jia, Zhihao and Campos, Daniel and Qiao, Aurick",
+        2024,
+        "2411.04975",
+    ),
+    "luo2024recycling": Paper(
+        "Turning Trash into Treasure: Accelerating Inference of Large Language Models with Token Recycling",
+        "Luo, Xianzhen and Wang, Yixuan and Zhu, Qingfu and Zhang, Zhiming and Zhang, Xuanyu and Yang, Qing and Xu, Dongliang",
+        2024,
+        "2408.08696",
+    ),
     "saxena2023lookup": Paper("Prompt Lookup Decoding", "Saxena, Apoorv", 2023, url="https://github.com/apoorvumang/prompt-lookup-decoding"),
 }
 

@@ -11,12 +11,19 @@ import torch
 from draftwise import catalog, probs
 from draftwise.noise import Noise
 from draftwise.protocols import Ask, Drafter
+from draftwise.trees import children, levels, walk
 from draftwise.types import Draft, Outcome, Rows, Sampling, Text
 from tables import pair
 
 VOCAB = 6
 NAMES = catalog.names("drafter")
-SPECS = {"best-of": "best-of:measure=false"}  # what a clock decides is not the same twice
+# What requests share is switched off, and what a clock decides: neither is the same twice.
+SPECS = {
+    "best-of": "best-of:measure=false",
+    "suffix": "suffix:memory=0",
+    "stand": "stand:share=request",
+    "recycling": "recycling:share=request",
+}
 COMPOSED = {name: {"prompt-lookup", "draft-model", "none"} for name in ("first-hit", "best-of")}  # whose drafts say which part made them
 SAMPLINGS = {"greedy": Sampling(), "T1": Sampling(temperature=1.0), "top-k": Sampling(temperature=0.7, top_k=3)}
 
@@ -39,8 +46,10 @@ def commit(drafter: Drafter, one: Text, draft: Draft, accepted: int, last: int) 
     """The engine's part of a round: the text grows by the accepted tokens and one more, then the drafter hears of it."""
     tokens = one.tokens
     assert isinstance(tokens, list)
-    tokens += [*draft.tokens[:accepted].tolist(), last]
-    drafter.observe(one, draft, Outcome(list(range(accepted)), last, (), 0, Rows(torch.zeros(len(draft.tokens) + 1, VOCAB), {})))
+    path = walk(children(draft.parents, len(draft.tokens)), lambda i: True)[:accepted]
+    tokens += [*draft.tokens[path].tolist(), last]
+    rows = torch.arange((len(draft.tokens) + 1.0) * VOCAB).view(-1, VOCAB) * 7 % 5  # some law or other
+    drafter.observe(one, draft, Outcome(path, last, (), 0, Rows(rows, {})))
 
 
 def play(drafter: Drafter, one: Text, rounds: int = 25, logits: bool = False) -> list[Draft]:
@@ -56,7 +65,8 @@ def play(drafter: Drafter, one: Text, rounds: int = 25, logits: bool = False) ->
 def same(one: Draft, other: Draft) -> bool:
     laws = [[] if law is None else [law] if isinstance(law, torch.Tensor) else list(law) for law in (one.probs, other.probs)]
     equal = len(laws[0]) == len(laws[1]) and all(map(torch.equal, *laws))
-    return equal and torch.equal(one.tokens, other.tokens) and one.steps == other.steps
+    hung = [draft.parents.tolist() if draft.parents is not None else None for draft in (one, other)]
+    return equal and torch.equal(one.tokens, other.tokens) and one.steps == other.steps and hung[0] == hung[1]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -93,12 +103,13 @@ def test_drafts_are_well_formed(name: str, sampling: Sampling) -> None:
         before = list(one.tokens)
         (draft,) = drafter.propose([Ask(one, n)])
         drafted = len(draft.tokens)
-        assert drafted <= n
+        assert levels(draft.parents, drafted) <= n
         assert list(one.tokens) == before
         assert draft.tokens.dtype == torch.int64
         assert draft.tokens.device.type == "cpu"
         assert all(0 <= token < VOCAB for token in draft.tokens.tolist())
-        assert draft.parents is None
+        assert draft.parents is None or (getattr(drafter, "trees", False) and len(draft.parents) == drafted)
+        assert all(len({int(draft.tokens[i]) for i in some}) == len(some) for some in children(draft.parents, drafted)), "siblings differ"
         assert draft.origin in COMPOSED.get(name, {name})
         assert len(draft.steps) in (0, drafted)
         assert [(step.index, step.token) for step in draft.steps] in ([], list(enumerate(draft.tokens.tolist())))
@@ -172,7 +183,8 @@ def test_a_draft_does_not_go_past_the_end_of_text(name: str) -> None:
     sampling = Sampling(temperature=1.0, stop_ids=stops)
     for id in range(10):
         (draft,) = build(name).propose([Ask(text(id, prompt(id), sampling), 8, lambda _: True)])
-        assert not set(draft.tokens[:-1].tolist()) & set(stops)
+        below = children(draft.parents, len(draft.tokens))
+        assert not any(some for some, token in zip(below, draft.tokens.tolist(), strict=False) if token in stops)
 
 
 def test_what_it_lags_behind(name: str) -> None:

@@ -60,20 +60,9 @@ def test_a_file_and_its_beginning(tmp_path: Path) -> None:
     assert shapes.read(file, 2) == [(0,), (1,)]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"paths": []}', '{"format": "draftwise tree 1", "paths": 3}', '{"format": "tree 9", "paths": []}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"paths": []}', '{"format": "draftwise tree 1", "paths": 3}', '{"format": "9", "paths": []}'])
 def test_a_file_that_is_none(tmp_path: Path, content: str) -> None:
     file = tmp_path / "tree.json"
     file.write_text(content)
     with pytest.raises(ValueError, match="tree file"):
         shapes.read(file, 0)
-
-
-def test_the_built_in_tree_is_one_that_calibration_made() -> None:
-    from importlib import resources
-
-    file = resources.files("draftwise") / "data" / "stand-tree.json"
-    record = json.loads(file.read_text("utf-8"))
-    paths = [tuple(path) for path in record["paths"]]
-    assert len(paths) == 80
-    assert all(shapes.shape(paths[:n]).nodes == n for n in (1, 8, 20, 80))
-    assert "calibrate-tree" in record["made"]["command"]

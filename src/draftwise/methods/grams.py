@@ -154,7 +154,7 @@ class Grams:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as out:
-                np.savez(out, format=FORMAT, model=model, **arrays)
+                np.savez(out, **arrays, format=np.array(FORMAT), model=np.array(model))  # type: ignore[arg-type]
                 out.flush()
                 os.fsync(out.fileno())
             os.chmod(name, 0o644)
@@ -201,7 +201,7 @@ def identity(backend: Any) -> str:
     the signs of some of its embeddings."""
     name, weights = type(backend).__name__, ""
     model = getattr(backend, "model", None)
-    if hasattr(model, "get_input_embeddings"):
+    if model is not None and hasattr(model, "get_input_embeddings"):
         name = type(model).__name__
         flat = model.get_input_embeddings().weight.detach().flatten()
         signs = (flat[:: max(1, len(flat) // 4096)] > 0).cpu().numpy()

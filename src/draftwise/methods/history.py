@@ -36,7 +36,7 @@ class History:
     def __init__(self, room: int, grows: bool = False) -> None:
         if room < 2 * LEVELS[-1] or room & (room - 1):
             raise ValueError(f"a history has room for a power of two of at least {2 * LEVELS[-1]} tokens, got {room}")
-        self.grows = grows
+        self.grows, self.total = grows, 0
         self._allot(room)
 
     @property
@@ -81,12 +81,15 @@ class History:
         return Places(np.logical_and.accumulate(same, 1).sum(1).tolist(), after.tolist())
 
     def _allot(self, room: int) -> None:
-        self.room, self._mask, self.total = room, room - 1, 0
+        self.room = room
+        self._mask = room - 1
+        self.total = 0
         self.tokens: NDArray[np.int32] = np.full(2 * room, NONE, np.int32)  # each token twice, so that no run wraps around
         self.heads = np.zeros((len(LEVELS), room), np.int32)  # place + 1; 0 = none
         self.chains = np.zeros((len(LEVELS), room), np.int32)
-        self._tokens = memoryview(self.tokens)  # for single entries many times as fast as numpy
-        self._heads, self._chains = ([memoryview(row) for row in table] for table in (self.heads, self.chains))
+        self._tokens: memoryview[int] = self.tokens.data  # for single entries many times as fast as numpy
+        self._heads: list[memoryview[int]] = [row.data for row in self.heads]
+        self._chains: list[memoryview[int]] = [row.data for row in self.chains]
 
     def _read(self, text: Sequence[int], start: int) -> None:
         mask, tables = self._mask, [*zip(LEVELS, self._heads, self._chains, strict=True)]
@@ -111,7 +114,8 @@ class History:
 
     def _walk(self, tail: Sequence[int], level: int, most: int) -> list[int]:
         """Places after the last ``LEVELS[level]`` tokens of `tail`, latest first. Chains mix runs of equal hash, so it gives up after some steps."""
-        size, chain, mask, found = LEVELS[level], self._chains[level], self._mask, []
+        size, chain, mask = LEVELS[level], self._chains[level], self._mask
+        found: list[int] = []
         run = list(tail[len(tail) - size :])
         wanted = np.array(run, np.int32).tobytes()
         oldest = max(0, self.total - self.room) + size

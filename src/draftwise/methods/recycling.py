@@ -15,7 +15,6 @@ large GPU at batch 1, not of a CPU, where `nodes` should be small.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -97,19 +96,14 @@ class Recycling:
                         tokens.append(child)
                         parents.append(index)
             live = grown
-        above = torch.tensor(parents, dtype=torch.int64) if self.trees else None
+        above = torch.tensor(parents, dtype=torch.int64) if self.trees and tokens else None
         return Draft(torch.tensor(tokens, dtype=torch.int64), parents=above, origin="recycling")
 
 
-def shaped(tree: str | shapes.Shape, nodes: int, top: int) -> shapes.Shape:
-    """The shape an option names. Raises ValueError for a tree that is wider than the drafter lists tokens."""
+def shaped(tree: str | shapes.Shape, nodes: int, width: int) -> shapes.Shape:
+    """The shape an option names. Where a node has more children than the drafter has tokens for it, it gets as many as there are."""
     if isinstance(tree, shapes.Shape):
-        found = tree
-    elif tree == "chain":
-        found = shapes.chain(nodes or sum(_LEVELS))
-    else:
-        paths: list[Any] = shapes.by_levels(_LEVELS, top)[: nodes or None] if tree == "default" else shapes.read(tree, nodes)
-        found = shapes.shape(paths)
-    if (widest := max(count for _, count in found.children)) > top:
-        raise ValueError(f"a node of the tree has {widest} children, and the drafter lists {top} tokens: set top={widest}")
-    return found
+        return tree
+    if tree == "chain":
+        return shapes.chain(nodes or sum(_LEVELS))
+    return shapes.shape(shapes.by_levels(_LEVELS, width)[: nodes or None] if tree == "default" else shapes.read(tree, nodes))

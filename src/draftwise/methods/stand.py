@@ -15,8 +15,8 @@ learned, since nothing asks the target for them; noise is made when it is needed
 seeds, as a list of prompts has: with the same seed, what one wrote and what the next draws are not independent.
 
 The paper's headline (2.7 times as fast with 16 samples a problem) is of texts of thousands of tokens by a reasoning model on a GPU, where a
-pass over 81 rows costs what one over a single row costs and the store grows for minutes. On a CPU a row more costs nearly its share: take `nodes=8` or
-so. Answers of a hundred tokens fill a store little.
+pass over 81 rows costs what one over a single row costs and the store grows for minutes. On a CPU a row more costs nearly its share: take
+`nodes=8` or so. Answers of a hundred tokens fill a store little.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ class Stand:
         self.order, self.top, self.size, self.refused, self.problems = order, top, size, refused, problems
         self.file, self.model, self.vocab_size = store, model, vocab_size
         self.share = "all" if store else share
-        self.shape = shaped(_default() if tree == "default" else tree, nodes, top)
+        self.shape = shaped(tree, nodes, top)
         self.trees = not self.shape.is_chain
         self._all = Grams(order, top, size)
         if store and Path(store).exists():
@@ -159,7 +158,7 @@ class Stand:
             self._grow(tree, text, depth, *store.find([tail for _, _, tail in tree.live]))
         lawful = text.sampling.temperature > 0 and not text.noise.coupled and tree.tokens
         laws = Sparse(torch.from_numpy(np.stack(tree.ids)), torch.from_numpy(np.stack(tree.laws)).float()) if lawful else None
-        above = torch.tensor(tree.parents, dtype=torch.int64) if self.trees else None
+        above = torch.tensor(tree.parents, dtype=torch.int64) if self.trees and tree.tokens else None
         return Draft(torch.tensor(tree.tokens, dtype=torch.int64), laws, None, above, (), "stand")
 
     def _grow(self, tree: _Tree, text: Text, depth: int, ids: NDArray[np.int64], p: NDArray[np.float64]) -> None:
@@ -210,9 +209,5 @@ def tempered(p: NDArray[np.float64], sampling: Sampling) -> NDArray[np.float64]:
             law = np.exp((logs - logs.max(1, keepdims=True)) / sampling.temperature)
     law = law / law.sum(1, keepdims=True)
     q[some] = np.where(law < _LEAST, 0, law)
-    return q / np.maximum(q.sum(1, keepdims=True), _LEAST)
-
-
-def _default() -> str:
-    """The file of the built-in tree."""
-    return str(resources.files("draftwise") / "data" / "stand-tree.json")
+    found: NDArray[np.float64] = q / np.maximum(q.sum(1, keepdims=True), _LEAST)
+    return found
