@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from draftwise import noise, probs
+from draftwise import noise, nucleus, probs
 from draftwise.methods import shapes
 from draftwise.methods.contexts import held, tails
 from draftwise.methods.grams import Grams, identity
@@ -203,7 +203,7 @@ def tempered(p: NDArray[np.float64], sampling: Sampling) -> NDArray[np.float64]:
         logs = np.log(p[some])
         if sampling.temperature == 0:
             law = p[some]
-        elif probs.truncates(sampling):
+        elif nucleus.truncates(sampling):
             law = probs.law(torch.from_numpy(logs), sampling, checked=False).double().numpy()
         else:
             law = np.exp((logs - logs.max(1, keepdims=True)) / sampling.temperature)
