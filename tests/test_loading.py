@@ -243,7 +243,7 @@ def test_folders_that_are_not_whole(folder, tiny, tmp_path):
 def test_folders_that_are_damaged_or_of_another_kind(folder, tmp_path, file, content):
     path = shutil.copytree(folder, tmp_path / "copy")
     (path / file).write_text(content)
-    with pytest.raises(ValueError, match="could not be loaded as a causal language model") as caught:
+    with pytest.raises(ValueError, match="could not be loaded as a language model") as caught:
         load_model(path)
     assert "\n" not in str(caught.value)
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from draftwise import catalog, text
+from draftwise import catalog, seq2seq, text
 from draftwise.engine import Engine
 from draftwise.loading import Loaded, Progress, load_model
-from draftwise.protocols import Accept, Backend, Drafter, Length
+from draftwise.protocols import Accept, Backend, Drafter, Encodes, Length
 from draftwise.sequence import Method
 from draftwise.spec import parse
 from draftwise.streams import Piece as Piece
@@ -45,7 +45,15 @@ def load(
 ) -> Speculator:
     """A target, possibly a draft of the same vocabulary (or a list of them, largest first, for hierarchies), and how to decode with them. `method` is
     a preset of the catalog (by default 'adasd-stop' with a draft, 'lookup' without one); `length`, `accept` and `drafter` replace its parts. The
-    rest is as in `draftwise.loading.load_model`. Raises ValueError for names and pairs that do not fit."""
+    rest is as in `draftwise.loading.load_model`. Raises ValueError for names and pairs that do not fit.
+
+    An encoder-decoder target (T5, BART, Marian, NLLB; Whisper with features for a prompt) reads the prompt with its encoder:
+
+        model = draftwise.load("google-t5/t5-base", "google-t5/t5-small")
+        model.generate("translate English to German: The house is wonderful.").text
+
+    A draft with an encoder reads the same prompt, prompt lookup copies from it too, and a draft without encoder sees the answer alone, unless it is
+    named as ``drafter="draft-model:source=true"``."""
     parts: tuple[Any, ...] = (length, accept, drafter)
     for kind, spec in zip(("method", "length", "accept", "drafter"), (method, *parts), strict=True):
         if isinstance(spec, str):
@@ -74,6 +82,11 @@ class Speculator:
         self._live: dict[int, Request] = {}
         self._methods: dict[str, Method] = {}
 
+    @property
+    def encodes(self) -> bool:
+        """Whether the target has an encoder, which reads prompts; such a model is asked by plain texts rather than in chats."""
+        return isinstance(self.context.target, Encodes)
+
     def generate(
         self,
         prompt: Any,
@@ -87,12 +100,17 @@ class Speculator:
         stop: str | Sequence[str] | None = None,
         logprobs: bool = False,
         method: str | Method | None = None,
+        decoder_start: Sequence[int | str] | None = None,
     ) -> Any:
         """The `Result` of a text, of chat messages or of ids; for a list of those, the list of their results, decoded together.
 
         `seed`: None draws one; prompt i of a list uses ``seed + i``, so that equal prompts differ and each can be had again alone. `stop`: strings
-        that end the text before them. `method`: a preset or a `Method` for this request only; 'plain' decodes without speculation."""
-        pieces = self.stream(prompt, max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop, logprobs, method)
+        that end the text before them. `method`: a preset or a `Method` for this request only; 'plain' decodes without speculation. `decoder_start`:
+        ids or names of tokens that the decoder of an encoder-decoder target starts with, such as a language, in place of those that its
+        configuration names (decoder_start_token_id, then forced_bos_token_id; whatever else that forces or suppresses is off)."""
+        pieces = self.stream(
+            prompt, max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop, logprobs, method, decoder_start
+        )
         for _ in pieces:
             pass
         return pieces.results if text.is_batch(prompt) else pieces.results[0]
@@ -110,6 +128,7 @@ class Speculator:
         stop: str | Sequence[str] | None = None,
         logprobs: bool = False,
         method: str | Method | None = None,
+        decoder_start: Sequence[int | str] | None = None,
     ) -> Stream:
         """The pieces of what `generate` gives, as they come. A stream that is closed or dropped cancels its requests."""
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, int):
@@ -119,14 +138,20 @@ class Speculator:
         ends = text.stop_ids(self._model, self.tokenizer, stops)
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, first, max_tokens, ends, logprobs)
         prompts = list(prompt) if text.is_batch(prompt) else [prompt]
-        return Stream(self, self._requests(prompts, sampling, stops, self._method(method)))
+        return Stream(self, self._requests(prompts, sampling, stops, self._method(method), decoder_start))
 
-    def _requests(self, prompts: list[Any], sampling: Sampling, stops: tuple[str, ...], method: Method) -> list[Request]:
+    def inputs(self, prompt: Any, decoder_start: Sequence[int | str] | None = None) -> seq2seq.Inputs:
+        """What the engine is given for one prompt. Raises ValueError for a prompt that cannot be read."""
+        return seq2seq.inputs(self._model, self.tokenizer, self.context.target, prompt, decoder_start)
+
+    def _requests(
+        self, prompts: list[Any], sampling: Sampling, stops: tuple[str, ...], method: Method, start: Sequence[int | str] | None
+    ) -> list[Request]:
         """Queues all prompts, or none if one of them cannot be."""
         requests: list[Request] = []
         try:
             for i, prompt in enumerate(prompts):
-                requests.append(self._request(i, prompt, sampling, stops, method))
+                requests.append(self._request(i, self.inputs(prompt, start), sampling, stops, method))
         except BaseException as error:
             for request in requests:
                 self._drop(request)
@@ -135,11 +160,10 @@ class Speculator:
             raise
         return requests
 
-    def _request(self, index: int, prompt: Any, sampling: Sampling, stops: tuple[str, ...], method: Method) -> Request:
-        ids = text.encode(self.tokenizer, prompt, self.context.vocab_size)
-        detokenizer = text.Detokenizer(self.tokenizer, () if text.is_chat(prompt) else ids)
+    def _request(self, index: int, given: seq2seq.Inputs, sampling: Sampling, stops: tuple[str, ...], method: Method) -> Request:
+        detokenizer = text.Detokenizer(self.tokenizer, given.context)
         strings = text.StopStrings(stops)
-        decoding = self.engine.add(ids, replace(sampling, seed=(sampling.seed + index) % 2**64), method)
+        decoding = self.engine.add(given.tokens, replace(sampling, seed=(sampling.seed + index) % 2**64), method, given.source)
         request = Request(index, decoding, detokenizer, strings)
         self._live[decoding.text.id] = request
         return request
@@ -228,6 +252,8 @@ def _context(main: Loaded, helpers: list[Loaded]) -> catalog.Context:
     names = tuple(helper.name.rstrip("/").rsplit("/", 1)[-1] for helper in helpers)
     context = catalog.Context(backend, next(iter(drafts), None), backend.vocab_size, drafts, names)
     for helper, own in zip(helpers, drafts, strict=True):
+        if problem := seq2seq.difference(backend, own):
+            raise ValueError(f"{helper.name!r} cannot draft for {main.name!r}: {problem}")
         _same_vocabulary(main, helper, context._replace(draft=own))
     return context
 

@@ -44,7 +44,7 @@ class ModelNotFound(ValueError):
 
 
 class Loaded(NamedTuple):
-    """A causal LM of transformers in eval mode, its tokenizer, and the name it was asked for by."""
+    """A causal or encoder-decoder LM of transformers in eval mode, its tokenizer, and the name it was asked for by."""
 
     model: Any
     tokenizer: Any
@@ -152,7 +152,7 @@ def _from_folder(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     try:
         return _pretrained(str(path), dtype)
     except Exception as error:  # transformers, tokenizers and safetensors raise a dozen kinds
-        raise ValueError(f"the folder '{path}' could not be loaded as a causal language model with its tokenizer: {_first_line(error)}") from error
+        raise ValueError(f"the folder '{path}' could not be loaded as a language model with its tokenizer: {_first_line(error)}") from error
 
 
 def _from_hub(name: str, dtype: torch.dtype, tell: Progress) -> tuple[Any, Any]:
@@ -214,10 +214,13 @@ def _dequantised(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def _pretrained(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
+
+    from draftwise.backends.hf_seq2seq import auto_class
 
     tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options), tokenizer
+    maker = auto_class(AutoConfig.from_pretrained(name, **options))
+    return maker.from_pretrained(name, dtype=dtype, **options), tokenizer
 
 
 def _key(path: Path, dtype: torch.dtype) -> str:

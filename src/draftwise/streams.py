@@ -17,8 +17,10 @@ Finish = Literal["stop", "length"] | None
 
 class Result(NamedTuple):
     """`tokens` are all that were decoded, with the id that ended the text; `origins` and (if asked for) `logprobs` one for each. `text` is
-    without special tokens and ends before a stop string. `finish_reason`: 'stop', 'length', or None for what was broken off. `account`: what
-    an acceptance rule that keeps one has spent and has left (`draftwise.methods.budget`); None for the others."""
+    without special tokens and ends before a stop string. `prompt_tokens`: ids of the prompt; for an encoder-decoder target those that its
+    encoder read (features are none), while what its decoder started from is counted nowhere and is no part of `tokens`. `finish_reason`: 'stop',
+    'length', or None for what was broken off. `account`: what an acceptance rule that keeps one has spent and has left
+    (`draftwise.methods.budget`); None for the others."""
 
     text: str
     tokens: tuple[int, ...]
@@ -81,7 +83,8 @@ class Request:
 
     def result(self) -> Result:
         """What was read so far. Rounds are counted as far as their tokens were kept."""
-        sampling, prompt = self.decoding.text.sampling, self.decoding.prompt
+        sampling, source = self.decoding.text.sampling, self.decoding.text.source
+        prompt = self.decoding.prompt if source is None else 0 if source.is_floating_point() else len(source)
         stats = summarize(_kept(self.decoding.rounds, self.origins), self.seconds)
         logprobs = tuple(self.logprobs) if sampling.logprobs else None
         report = getattr(self.decoding.method.accept, "report", None)

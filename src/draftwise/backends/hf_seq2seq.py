@@ -200,6 +200,16 @@ class HFSeq2Seq:
         return ""
 
 
+def auto_class(config: Any) -> Any:
+    """The class of transformers that loads a language model of this configuration."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING as speech
+
+    if not getattr(config, "is_encoder_decoder", False):
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModelForSpeechSeq2Seq if type(config) in speech else transformers.AutoModelForSeq2SeqLM
+
+
 def _empty() -> EncoderDecoderCache:
     """Layers are made as they come: configurations name the number of the encoder's, or of neither."""
     return EncoderDecoderCache(DynamicCache(), DynamicCache())

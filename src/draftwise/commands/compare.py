@@ -47,25 +47,32 @@ def likeness(plain: Sequence[int], found: Sequence[int]) -> float:
 
 
 def compare(
-    target: Backend, prompt: Sequence[int], plain: Sequence[int], found: Sequence[int], temperature: float = 0.0, seed: int = 0
+    target: Backend,
+    prompt: Sequence[int],
+    plain: Sequence[int],
+    found: Sequence[int],
+    temperature: float = 0.0,
+    seed: int = 0,
+    source: Tensor | None = None,
 ) -> Difference | None:
-    """Where the new tokens `found` leave `plain`, with the target's word on it: one forward over the text so far. `target` must be idle."""
+    """Where the new tokens `found` leave `plain`, with the target's word on it: one forward over the text so far. `target` must be idle. `source`
+    is what its encoder reads, if it has one, and `prompt` then what its decoder starts with."""
     position = first_difference(plain, found)
     if position is None:
         return None
-    row = scores(target, [*prompt, *plain[:position]], temperature, seed)
+    row = scores(target, [*prompt, *plain[:position]], temperature, seed, source)
     top = row.topk(2).values.tolist() if len(row) > 1 else [0.0, -math.inf]
     tokens = [tokens[position] if position < len(tokens) else None for tokens in (plain, found)]
     gap = max(math.inf if token is None else top[0] - float(row[token]) for token in tokens)
     return Difference(position, tokens[0], tokens[1], top[0] - top[1], gap)
 
 
-def scores(target: Backend, tokens: Sequence[int], temperature: float = 0.0, seed: int = 0) -> Tensor:
+def scores(target: Backend, tokens: Sequence[int], temperature: float = 0.0, seed: int = 0, source: Tensor | None = None) -> Tensor:
     """What the target takes the largest of after `tokens`, fed alone: float64 [V] logits, and at a temperature above 0 the shared Gumbel noise
     of that position times the temperature on top (which is what `coupled` draws by, in units of logits)."""
     slot = 0
     target.free(slot)
-    row = target.forward([Feed(slot, torch.tensor(list(tokens)), 1)])[0].logits[0].double().cpu()
+    row = target.forward([Feed(slot, torch.tensor(list(tokens)), 1, source=source)])[0].logits[0].double().cpu()
     target.free(slot)
     if temperature == 0:
         return row

@@ -85,13 +85,13 @@ def decode(speculator: Speculator, methods: Sequence[str], max_tokens: int, scre
     texts = prompts.shipped()
     with options.waiting("warming up"):
         for method in methods:
-            speculator.generate(prompts.chat(texts["question"]), _WARM_UP, method=method)
+            speculator.generate(asked(speculator, texts["question"]), _WARM_UP, method=method)
     for i, (name, text) in enumerate(texts.items()):
         for method in methods if i % 2 == 0 else methods[::-1]:
             if screen:
                 screen.console.print()
                 screen.console.rule(f"{name}: {method}", style="dim", align="left")
-            stream = speculator.stream(prompts.chat(text), max_tokens, method=method)
+            stream = speculator.stream(asked(speculator, text), max_tokens, method=method)
             interrupted = follow(stream, screen)
             run = Run(name, method, stream.results[0])
             if screen:
@@ -99,6 +99,11 @@ def decode(speculator: Speculator, methods: Sequence[str], max_tokens: int, scre
             yield run
             if interrupted:
                 raise KeyboardInterrupt
+
+
+def asked(speculator: Speculator, text: str) -> prompts.Prompt:
+    """A prompt as the model is asked it: as a chat, or as it stands where an encoder reads it."""
+    return text if speculator.encodes else prompts.chat(text)
 
 
 def table(runs: Sequence[Run], methods: Sequence[str]) -> Table:
@@ -128,12 +133,11 @@ def notes(runs: Sequence[Run], lossless: Mapping[str, bool], speculator: Specula
 def _why(run: Run, runs: Sequence[Run], speculator: Speculator) -> str:
     """Of a text that should be that of plain decoding: where it leaves it, and how close the target's choice was there."""
     from draftwise.commands.compare import compare, tolerance
-    from draftwise.text import encode
 
     target: Any = speculator.engine.target
     plain = next(r.result for r in runs if r.prompt == run.prompt and r.method == "plain")
-    prompt = encode(speculator.tokenizer, prompts.chat(prompts.shipped()[run.prompt]), target.vocab_size)
-    found = compare(target, prompt, plain.tokens, run.result.tokens)
+    given = speculator.inputs(asked(speculator, prompts.shipped()[run.prompt]))
+    found = compare(target, given.tokens, plain.tokens, run.result.tokens, source=given.source)
     assert found is not None  # the texts differ
     verdict = "which is rounding" if found.gap <= tolerance(target) else "which is a DEFECT: please report it"
     return f"{run.prompt}, {run.method}: another text from token {found.position} on, where two tokens are {found.gap:.2g} logits apart, {verdict}."

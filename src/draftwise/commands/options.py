@@ -111,3 +111,9 @@ def describe(models: Models, speculator: Speculator) -> dict[str, Any]:
         "dtype": str(getattr(backend, "dtype", "")).removeprefix("torch."),
         "device": str(getattr(backend, "device", "")),
     }
+
+
+def decodes_only(speculator: Speculator, command: str) -> None:
+    """Raises ValueError for a target with an encoder, where a command times or reads a decoder's text alone."""
+    if speculator.encodes:
+        raise ValueError(f"{command} is for decoder-only targets, and this one is an encoder-decoder model: generate, demo and verify know those")

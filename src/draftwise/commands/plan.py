@@ -48,6 +48,7 @@ def plan(
     asked: Sequence[prompts.Prompt] = prompts.read_many(prompts_file, limit) if prompts_file else [*prompts.shipped().values()][:limit]
     with options.waiting(f"loading {', '.join(names)}") as tell:
         speculator, backends = _loaded(names, dtype, device, tell)
+        options.decodes_only(speculator, "plan")
         tell("the target writes")
         texts = [*_written(speculator, asked, chat or not prompts_file, max_tokens, temperature, seed)]
         tell("comparing the models on it")

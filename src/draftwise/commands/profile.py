@@ -55,6 +55,7 @@ def profile(
     config = configuration(target, draft, widths, asked, dtype, device, threads, seed)
     samples = resume(out / _FILE, config) if out else {}
     speculator = options.load(options.Models(target, draft, dtype=dtype, device=device))
+    options.decodes_only(speculator, "profile")
     backends = {bench.TARGET: speculator.context.target} | ({bench.DRAFT: speculator.context.draft} if draft else {})
     fitting = clipped(asked, widths, backends)
     interrupted = False

@@ -77,7 +77,7 @@ def verify(
     if not as_json:
         console.print(_heading(what, request, lossless, allowed))
     results = []
-    for i, checked in enumerate(run(speculator, texts, request, chat or not prompts_file), 1):
+    for i, checked in enumerate(run(speculator, texts, request, chat or not (prompts_file or speculator.encodes)), 1):
         results.append(checked)
         if not as_json:
             console.print(_line(i, checked, checked.verdict(lossless, allowed), speculator.tokenizer))
@@ -93,14 +93,14 @@ def verify(
 def run(speculator: Speculator, texts: Sequence[prompts.Prompt], request: dict[str, Any], chat: bool) -> Iterator[Checked]:
     """Decodes each prompt plainly and by the speculator's method, and compares."""
     from draftwise.commands.compare import compare, likeness
-    from draftwise.text import encode
 
     target = speculator.engine.target
     for text in texts:
-        prompt = encode(speculator.tokenizer, prompts.chat(text) if chat else text, target.vocab_size)
+        prompt = prompts.chat(text) if chat else text
+        given = speculator.inputs(prompt)
         plain = speculator.generate(prompt, **request, method="plain").tokens
         found = speculator.generate(prompt, **request).tokens
-        difference = compare(target, prompt, plain, found, request["temperature"], request["seed"])
+        difference = compare(target, given.tokens, plain, found, request["temperature"], request["seed"], given.source)
         yield Checked(_beginning(text), len(plain), difference, likeness(plain, found))
 
 
