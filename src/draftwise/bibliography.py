@@ -133,6 +133,20 @@ PAPERS = {
         "2408.08696",
     ),
     "saxena2023lookup": Paper("Prompt Lookup Decoding", "Saxena, Apoorv", 2023, url="https://github.com/apoorvumang/prompt-lookup-decoding"),
+    "li2024eagle2": Paper(
+        "EAGLE-2: Faster Inference of Language Models with Dynamic Draft Trees",
+        "Li, Yuhui and Wei, Fangyun and Zhang, Chao and Zhang, Hongyang",
+        2024,
+        "2406.16858",
+        "EMNLP",
+    ),
+    "miao2023specinfer": Paper(
+        "SpecInfer: Accelerating Large Language Model Serving with Tree-based Speculative Inference and Verification",
+        "Miao, Xupeng and Oliaro, Gabriele and Zhang, Zhihao and Cheng, Xinhao and Wang, Zeyu and others",
+        2023,
+        "2305.09781",
+        "ASPLOS",
+    ),
 }
 
 

@@ -109,6 +109,10 @@ _ENTRIES = [
         "drafter", "prompt-lookup", "copies what followed the same n-gram earlier in the text",
         ("saxena2023lookup",), _M + "prompt_lookup:PromptLookup",
     ),
+    Entry(
+        "drafter", "draft-tree", "a smaller model that drafts several continuations at once",
+        ("li2024eagle2", "miao2023specinfer"), _M + "draft_tree:DraftTree",
+    ),
     Entry("drafter", "cascade", "a draft model that verifies a cheaper drafter", ("globerson2025hsd", "li2025fly"), _M + "cascade:Cascade"),
     Entry("drafter", "first-hit", "the first of several drafters that has something", (), _M + "first_hit:FirstHit"),
     Entry("drafter", "best-of", "of several drafters the one expected to bring most tokens per second", (), _M + "best_of:BestOf"),
@@ -148,6 +152,7 @@ _ENTRIES = [
     ),
     Entry("method", "first-hit", "prompt lookup where it has something, else the draft model", (), parts=("fixed:n=20", "speculative", "first-hit")),
     Entry("method", "best-of", "prompt lookup or the draft model, whichever pays more", (), parts=("fixed:n=20", "speculative", "best-of")),
+    Entry("method", "draft-tree", "a dynamic tree of the draft model's guesses", ("li2024eagle2",), parts=("fixed", "speculative", "draft-tree")),
     Entry("method", "budget", "AdaSD's acceptance within a stated budget", ("lu2025adasd",), parts=("adasd", "budget", "draft-model")),
     Entry("method", "consultant", "Consultant Decoding over AdaSD's lengths", ("ding2025consultant",), parts=("adasd", "consultant", "draft-model")),
 ]

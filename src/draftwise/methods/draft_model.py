@@ -72,11 +72,11 @@ class DraftModel:
     def propose(self, asks: Sequence[Ask]) -> list[Draft]:
         growing = [_Growing(ask) for ask in asks]
         live = [g for g in growing if self._room(g) > 0 and reads(self.backend, g.ask.text)]
-        self._catch_up([g.ask.text for g in live])
+        self.catch_up([g.ask.text for g in live])
         while live:
             rows = self.backend.forward([self._feed(g) for g in live])
             for g, row in zip(live, rows, strict=True):
-                self._extend(g, self._fit(row.logits[-1:]))
+                self._extend(g, self.fit(row.logits[-1:]))
             self._to_host([g for g in live if g.ask.more])
             live = [g for g in live if self._goes_on(g)]
         self._to_host(growing)
@@ -101,16 +101,16 @@ class DraftModel:
         """Tokens that the cache lacks."""
         return self._ahead(text) + len(text.tokens) - self.backend.length(text.slot)
 
-    def _catch_up(self, texts: Sequence[Text]) -> None:
+    def catch_up(self, texts: Sequence[Text]) -> None:
         """Reads long texts in chunks, so that no attention mask or activation of a whole prompt is made."""
         while behind := [text for text in texts if self._behind(text) > self.chunk]:
-            self.backend.forward([Feed(text.slot, self._unread(text)[: self.chunk], 0, source=source_for(self.backend, text)) for text in behind])
+            self.backend.forward([Feed(text.slot, self.unread(text)[: self.chunk], 0, source=source_for(self.backend, text)) for text in behind])
 
     def _feed(self, g: _Growing) -> Feed:
         text = g.ask.text
-        return Feed(text.slot, g.tokens[-1] if g.tokens else self._unread(text), 1, source=source_for(self.backend, text))
+        return Feed(text.slot, g.tokens[-1] if g.tokens else self.unread(text), 1, source=source_for(self.backend, text))
 
-    def _unread(self, text: Text) -> Tensor:
+    def unread(self, text: Text) -> Tensor:
         """What the draft's cache lacks, int64. An id that a narrower draft does not know is read as its last one: worse drafts, no harm."""
         read = self.backend.length(text.slot) - self._ahead(text)
         unread = torch.tensor(text.tokens[max(read, 0) :])
@@ -118,7 +118,8 @@ class DraftModel:
             unread = torch.cat([text.source[read:].to(unread), unread])
         return unread.clamp(max=self.backend.vocab_size - 1)
 
-    def _fit(self, logits: Tensor) -> Tensor:
+    def fit(self, logits: Tensor) -> Tensor:
+        """The draft's rows as wide as the target's."""
         missing = self.vocab_size - logits.shape[-1]
         return logits[:, : self.vocab_size] if missing <= 0 else torch.nn.functional.pad(logits, (0, missing), value=-math.inf)
 
