@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin
 
@@ -311,6 +312,14 @@ def test_sources_that_cannot_be_read(name, source, says):
     with pytest.raises(ValueError, match=says if name != "llama" else "without encoder"):
         backend.forward([Feed(0, torch.tensor([1]), 1, source=source)])
     assert backend.length(0) == 0
+
+
+def test_a_decoder_that_cannot_be_read_in_parts_is_refused():
+    """ProphetNet predicts from streams of n-grams, which its cache holds for one token at a time only."""
+    shape = {"num_encoder_layers": 1, "num_decoder_layers": 1, "num_encoder_attention_heads": 2, "num_decoder_attention_heads": 2}
+    config = transformers.ProphetNetConfig(vocab_size=_V, hidden_size=16, encoder_ffn_dim=16, decoder_ffn_dim=16, init_std=0.3, **shape)
+    with pytest.raises(ValueError, match="ProphetNetForConditionalGeneration cannot be run here: read in parts"):
+        wrap(transformers.ProphetNetForConditionalGeneration(config))
 
 
 def test_only_models_with_an_encoder_encode():

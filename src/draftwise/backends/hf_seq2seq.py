@@ -30,9 +30,10 @@ _IDS = "input_ids"
 
 @dataclass(slots=True)
 class _Slot:
-    """`states` [1, S, H]: the encoder's output. `cache`: of the decoder, both attentions. `length`: entries of its self-attention."""
+    """`encoded`: what the encoder returned, states [1, S, H] first. `cache`: of the decoder, both attentions. `length`: entries of its
+    self-attention."""
 
-    states: Tensor
+    encoded: Any
     cache: EncoderDecoderCache
     length: int = 0
 
@@ -52,10 +53,12 @@ class HFSeq2Seq:
         self.model = model.eval()
         self.taps = taps
         self.vocab_size = vocabulary(model)
-        self.max_length = min(longest(model), getattr(model.config, "max_target_positions", None) or 2**31)
+        limits = (getattr(model.config, name, None) for name in ("max_target_positions", "max_decoder_position_embeddings"))
+        self.max_length = min(longest(model), *(limit or 2**31 for limit in limits))
         self._encoder = model.get_encoder()
-        self.reads: str = self._encoder.main_input_name
-        self.source_vocab = self._encoder.get_input_embeddings().num_embeddings if self.reads == _IDS else 0
+        self.reads: str = getattr(self._encoder, "main_input_name", _IDS)
+        embedding = getattr(self._encoder, "get_input_embeddings", model.get_input_embeddings)
+        self.source_vocab = embedding().num_embeddings if self.reads == _IDS else 0
         self.source_length = _longest_source(model.config)
         self._slots: dict[int, _Slot] = {}
         self._alone: int | None = None  # a token after which a pass must end
@@ -139,12 +142,11 @@ class HFSeq2Seq:
             raise
         return Rows(torch.cat([part.logits for part in parts]), {tap: torch.cat([part.hidden[tap] for part in parts]) for tap in self.taps})
 
-    def _encode(self, source: Tensor | None) -> Tensor:
-        """The encoder's output [1, S, H] of one input."""
+    def _encode(self, source: Tensor | None) -> Any:
+        """What the encoder returns for one input."""
         assert source is not None  # `forward` has refused it
         given = source.to(self.device, torch.long if self.reads == _IDS else self.dtype)
-        states: Tensor = self._encoder(**{self.reads: given[None]}, return_dict=True).last_hidden_state
-        return states
+        return self._encoder(**{self.reads: given[None]}, return_dict=True)
 
     def _cuts(self, tokens: Tensor) -> list[int]:
         """Where the passes over `tokens` begin and end: one, except after a token that changes the positions of what follows in its pass."""
@@ -154,7 +156,7 @@ class HFSeq2Seq:
     def _pass(self, text: _Slot, tokens: Tensor, want: int) -> Rows:
         """Reads `tokens` [n > 0]; logits of the last `want`."""
         out = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=text.states),
+            encoder_outputs=text.encoded,
             decoder_input_ids=tokens[None],
             past_key_values=text.cache,
             use_cache=True,
@@ -168,13 +170,13 @@ class HFSeq2Seq:
 
     @torch.no_grad()
     def _probe(self) -> None:
-        """Reads a text at once, in parts and token by token after made-up encoder states. Some decoders do not count padding tokens within a
-        pass: one that comes up in an answer must then end its pass, so that positions are those of decoding token by token."""
-        width = self._encoder.config.hidden_size
-        states = torch.sin(torch.arange(4 * width, device=self.device).float()).view(1, 4, width).to(self.dtype)
+        """Reads a text at once, in parts and token by token, after a source of a few ids or after made-up encoder states. Some decoders do not
+        count padding tokens within a pass: one that comes up in an answer must then end its pass, so that positions are those of decoding token
+        by token."""
+        encoded = self._made_up() if self.reads != _IDS else self._encode(torch.arange(5, 9) % self.source_vocab)
 
         def read(tokens: Tensor, cuts: Sequence[int]) -> Tensor:
-            text = _Slot(states, _empty())
+            text = _Slot(encoded, _empty())
             return torch.cat([self._pass(text, tokens[a:b], b - a).logits for a, b in pairwise(cuts)]).float()
 
         pad = getattr(self.model.config.get_text_config(decoder=True), "pad_token_id", None)
@@ -183,13 +185,21 @@ class HFSeq2Seq:
         ones = range(_PROBE + 1)
         whole, single = read(tokens, [0, _PROBE]), read(tokens, ones)
         noise, scale = float((whole - single).abs().max()), float(whole.std())
-        allowed = 4 * noise + 1e-4 * scale
+        allowed = 4 * noise + max(1e-4, 8 * torch.finfo(self.dtype).eps) * scale
         if not (noise <= 0.5 * scale and float((whole - read(tokens, [0, 3, _PROBE])).abs().max()) <= allowed):
             raise ValueError(f"{type(self.model).__name__} cannot be run here: read in parts, a text gives other logits than read at once")
         if pad is not None and 0 <= pad < self.vocab_size:
             tokens = torch.where(torch.arange(_PROBE, device=self.device) == 2, pad, tokens)
             if not float((read(tokens, [0, _PROBE]) - read(tokens, ones)).abs().max()) <= allowed:
                 self._alone = pad
+
+    def _made_up(self) -> BaseModelOutput:
+        """Encoder states of no input: what features an encoder takes is not known here."""
+        width = self._encoder.config.hidden_size
+        states = torch.sin(torch.arange(4 * width, device=self.device).float()).view(1, 4, width)
+        found = BaseModelOutput(last_hidden_state=states.to(self.dtype))
+        found.attention_mask = None  # Moonshine's encoder returns one
+        return found
 
     def _refused_features(self, source: Tensor) -> str:
         if not source.is_floating_point():
