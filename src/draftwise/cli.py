@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from draftwise.commands.bench import app as bench
+from draftwise.commands.calibrate import calibrate_tree
 from draftwise.commands.cite import cite
 from draftwise.commands.demo import demo
 from draftwise.commands.errors import EXIT_CODES, Guarded
@@ -45,7 +46,7 @@ def root(
         raise typer.Exit()
 
 
-for command in (generate, demo, methods, cite, verify, profile, plan, replay):
+for command in (generate, demo, methods, cite, verify, profile, plan, calibrate_tree, replay):
     app.command(epilog=EXIT_CODES)(command)
 app.add_typer(bench, name="bench")
 

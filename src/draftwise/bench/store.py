@@ -121,7 +121,7 @@ class Store:
         elif self._rows.lines:
             raise ValueError(f"{self.folder} holds rows and no config.json: name another folder")
         else:
-            _replace(path, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+            write_whole(path, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     return found
 
 
-def _replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Writes a file that is whole or absent."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
