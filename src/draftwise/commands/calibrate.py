@@ -57,7 +57,7 @@ def calibrate_tree(
     calibration.star(drafter, width, 1)
     check({"max_tokens": max_tokens, "temperature": temperature, "seed": seed})
     asked: Sequence[prompts.Prompt] = prompts.read_many(prompts_file, limit) if prompts_file else [*prompts.shipped().values()][:limit]
-    config = {
+    config: dict[str, Any] = {
         "target": target, "dtype": dtype, "prompts": [str(prompts_file or "demo"), len(asked)], "chat": chat or not prompts_file,
         "samples": samples, "max_tokens": max_tokens, "temperature": temperature, "seed": seed, "drafter": drafter, "width": width,
     }  # fmt: skip
@@ -70,7 +70,7 @@ def calibrate_tree(
             complain(f"interrupted: {len(kept.lines) - 1} of {len(asked)} prompts are kept in {kept.path}; the same command goes on")
             raise typer.Exit(INTERRUPTED) from None
         runs: Runs = [run for line in kept.lines[1:] for run in line["runs"]]
-    made = config | {"prompts": [Path(config["prompts"][0]).name, len(asked)], "command": shlex.join(["draftwise", *sys.argv[1:]])}  # type: ignore[index]
+    made = config | {"prompts": [Path(config["prompts"][0]).name, len(asked)], "command": shlex.join(["draftwise", *sys.argv[1:]])}
     record = calibration.tree(runs, nodes, width, depth, made)
     write_whole(out, json.dumps(record) + "\n")
     if as_json:
