@@ -35,7 +35,7 @@ def folders(tmp_path_factory) -> dict[str, str]:
         "chatty": save_seq2seq(base / "chatty", chat=True),
         "whisper": save_seq2seq(base / "whisper", "whisper"),
         "llama": save(base / "llama"),
-        "foreign": save(base / "foreign", shift=1),
+        "shifted": save_seq2seq(base / "shifted", shift=1),
     }
     return {name: str(folder) for name, folder in made.items()}
 
@@ -145,6 +145,8 @@ def test_pairs_that_do_not_fit(folders):
         load(folders, "llama", "small-t5")
     with pytest.raises(ValueError, match="reads input_ids, and the target reads input_features"):
         load(folders, "whisper", "t5")
+    with pytest.raises(ValueError, match=r"encoder would read the ids of the target's prompt, and their vocabularies differ \(id 0 is"):
+        load(folders, "t5", "shifted")
     with pytest.raises(ValueError, match="is for encoder-decoder targets"):
         load(folders, "llama").generate("abc", decoder_start=[1])
 
@@ -195,6 +197,8 @@ def test_the_commands(t5, folders, tmp_path):
     assert found.exit_code == 0, found.output
     record = json.loads(found.stdout)
     assert record["tokens"] == list(t5.generate(PROMPT, 8).tokens) and record["prompt_tokens"] == len(PROMPT) + 1
+    found = run("generate", PROMPT, "--target", folders["t5"], "-n", "8", "--json", "--decoder-start", "!", "--decoder-start", "a")
+    assert json.loads(found.stdout)["tokens"] == list(t5.generate(PROMPT, 8, decoder_start=["!", "a"]).tokens)
     file = tmp_path / "prompts.txt"
     file.write_text("one\nanother one\n")
     for more in (["--prompts", str(file)], ["--limit", "1"]):
@@ -209,6 +213,8 @@ def test_the_commands(t5, folders, tmp_path):
 def test_commands_that_cannot_say_so(folders):
     cases = {
         "no chat template": ["generate", "hi", "--chat", "--target", folders["t5"]],
+        "is for encoder-decoder targets": ["generate", "hi", "--decoder-start", "a", "--target", folders["llama"]],
+        "names 'nope', which is no token": ["generate", "hi", "--decoder-start", "nope", "--target", folders["t5"]],
         "not text": ["generate", "hi", "--target", folders["whisper"]],
         "profile is for decoder-only targets": ["profile", "--target", folders["t5"]],
     }

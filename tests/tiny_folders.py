@@ -15,10 +15,10 @@ SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "nu
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
 
 
-def save_seq2seq(folder: Path, name: str = "t5", seed: int = 0, chat: bool = False, **settings: object) -> Path:
+def save_seq2seq(folder: Path, name: str = "t5", seed: int = 0, chat: bool = False, shift: int = 0, **settings: object) -> Path:
     """The same vocabulary, its tokenizer ending every text with ``<end>`` as T5's does, and the tiny encoder-decoder model called `name`.
     `settings`: of the model's configuration or, where it has them, of its generation configuration."""
-    save(folder)
+    save(folder, shift=shift)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     tokenizer._tokenizer.post_processor = processors.TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 256)])
     tokenizer.chat_template = TEMPLATE if chat else None

@@ -252,7 +252,7 @@ def _context(main: Loaded, helpers: list[Loaded]) -> catalog.Context:
     names = tuple(helper.name.rstrip("/").rsplit("/", 1)[-1] for helper in helpers)
     context = catalog.Context(backend, next(iter(drafts), None), backend.vocab_size, drafts, names)
     for helper, own in zip(helpers, drafts, strict=True):
-        if problem := seq2seq.difference(backend, own):
+        if problem := seq2seq.difference(backend, own, (main.tokenizer, helper.tokenizer)):
             raise ValueError(f"{helper.name!r} cannot draft for {main.name!r}: {problem}")
         _same_vocabulary(main, helper, context._replace(draft=own))
     return context

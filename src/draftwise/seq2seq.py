@@ -54,11 +54,15 @@ def starts(model: Any) -> list[int]:
     return [first, *([found["forced_bos_token_id"]] if "forced_bos_token_id" in found else [])]
 
 
-def difference(target: Backend, draft: Backend) -> str:
-    """Why a draft cannot read what its target reads; '' if it can."""
+def difference(target: Backend, draft: Backend, tokenizers: tuple[Any, Any]) -> str:
+    """Why a draft cannot read what its target reads, the target's tokenizer first; '' if it can. A source is ids: no draft reads those of another
+    vocabulary with an encoder."""
     theirs = getattr(target, "reads", None)
-    if not isinstance(draft, Encodes) or draft.reads == theirs:
+    if not isinstance(draft, Encodes):
         return ""
+    if draft.reads == theirs:
+        apart = text.difference(*tokenizers)
+        return f"its encoder would read the ids of the target's prompt, and their vocabularies differ ({apart})" if apart else ""
     return f"it is an encoder-decoder model that reads {draft.reads}, and the target " + (f"reads {theirs}" if theirs else "has no encoder")
 
 

@@ -33,6 +33,10 @@ def generate(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.", rich_help_panel=_INPUT)] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.", rich_help_panel=_INPUT)] = False,
     system: Annotated[str | None, typer.Option("--system", help="A system message (implies --chat).", rich_help_panel=_INPUT)] = None,
+    decoder_start: Annotated[
+        list[str] | None,
+        typer.Option("--decoder-start", help="Encoder-decoder models: begin with this token, as a language. May be repeated.", rich_help_panel=_INPUT),
+    ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most new tokens.", rich_help_panel=_SAMPLING)] = 256,
     temperature: Annotated[float, typer.Option(help="0 is greedy decoding.", rich_help_panel=_SAMPLING)] = 0.0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.", rich_help_panel=_SAMPLING)] = 1.0,
@@ -54,7 +58,7 @@ def generate(
     dtype: options.DtypeOption = None,
     device: options.DeviceOption = None,
 ) -> None:
-    """Go on with a prompt, or answer it with --chat. The text goes to stdout as it comes, everything else to stderr."""
+    """Go on with a prompt, or answer it with --chat; an encoder-decoder model reads it with its encoder. The text goes to stdout as it comes, everything else to stderr."""
     asked = prompts.read(prompt, file)
     seed = secrets.randbits(32) if seed is None else seed
     request: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
@@ -66,7 +70,7 @@ def generate(
     if screen and screen.paints:
         errors().print(show.legend())
     messages = prompts.chat(asked, system) if chat or system else asked
-    stream = speculator.stream(messages, **request, stop=stop, logprobs=logprobs)
+    stream = speculator.stream(messages, **request, stop=stop, logprobs=logprobs, decoder_start=decoder_start or None)
     interrupted = follow(stream, screen)
     result = stream.results[0]
     if as_json:
