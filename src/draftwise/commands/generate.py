@@ -35,7 +35,7 @@ def generate(
     system: Annotated[str | None, typer.Option("--system", help="A system message (implies --chat).", rich_help_panel=_INPUT)] = None,
     decoder_start: Annotated[
         list[str] | None,
-        typer.Option("--decoder-start", help="Encoder-decoder models: begin with this token, as a language. May be repeated.", rich_help_panel=_INPUT),
+        typer.Option("--decoder-start", help="Encoder-decoder: begin with this token, as a language. May be repeated.", rich_help_panel=_INPUT),
     ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most new tokens.", rich_help_panel=_SAMPLING)] = 256,
     temperature: Annotated[float, typer.Option(help="0 is greedy decoding.", rich_help_panel=_SAMPLING)] = 0.0,
@@ -58,7 +58,9 @@ def generate(
     dtype: options.DtypeOption = None,
     device: options.DeviceOption = None,
 ) -> None:
-    """Go on with a prompt, or answer it with --chat; an encoder-decoder model reads it with its encoder. The text goes to stdout as it comes, everything else to stderr."""
+    """Go on with a prompt, or answer it with --chat; an encoder-decoder model reads it with its encoder.
+
+    The text goes to stdout as it comes, everything else to stderr."""
     asked = prompts.read(prompt, file)
     seed = secrets.randbits(32) if seed is None else seed
     request: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
