@@ -20,8 +20,9 @@ def turn(n: int, seconds: float, rounds: Sequence[Pass] = (), arrivals: Sequence
 
 def row(variant: str, id: str, *turns: Turn, engine: str = "draftwise", precision: str = "bf16", task: str = "gsm8k", **rest: Any) -> Row:
     """One problem answered by one variant."""
-    fixed = {"group": task, "correct": None, "machine": MACHINE, "command": "draftwise bench --out DIR"} | rest
-    return Row(task, 1, id, fixed["group"], variant, engine, precision, turns, fixed["correct"], 0, fixed["machine"], fixed["command"])
+    fixed = {"group": task, "correct": None, "machine": MACHINE, "command": "draftwise bench --out DIR", "sample": None} | rest
+    rest = {name: fixed[name] for name in ("correct", "machine", "command", "sample")}
+    return Row(task, 1, id, fixed["group"], variant, engine, precision, turns, seed=0, **rest)
 
 
 def rounds(n: int, drafted: int, accepted: int, relaxed: int = 0) -> tuple[Pass, ...]:

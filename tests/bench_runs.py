@@ -71,11 +71,13 @@ def problems(task: str, count: int, turns: int = 1) -> list[Problem]:
     return [Problem(task, 1, f"{task}/{i}", task, tuple(f"{task} {i} turn {t}" for t in range(turns)), f"{i}") for i in range(count)]
 
 
-def chosen(peers: Sequence[Any] = (FakePeer(),), methods: Sequence[str] = ("plain", "adasd"), seed: int = 0, **changes: Any) -> Chosen:
+def chosen(
+    peers: Sequence[Any] = (FakePeer(),), methods: Sequence[str] = ("plain", "adasd"), seed: int = 0, samples: int = 1, **changes: Any
+) -> Chosen:
     options = Options("t", None, [*methods], ["a", "b"], [], "", "", 0.0, 1.0, seed, "float32", "cpu", 1, None, 1, "plain", False, "draftwise bench")
     tasks = [problems("a", 3), problems("b", 2, turns=2)]
     config = {"draftwise": "0", "command": "x", "methods": [*methods], "seed": seed, "tasks": {"a": {"version": 1}}} | changes
-    return Chosen(options, [*methods], [*peers], tasks, {}, {"a": 20, "b": 5}, config)
+    return Chosen(options._replace(samples=samples), [*methods], [*peers], tasks, {}, {"a": 20, "b": 5}, config)
 
 
 def score(problem: Problem, texts: Sequence[str]) -> bool | None:

@@ -52,7 +52,7 @@ def answer(args: argparse.Namespace, request: dict) -> dict:
     variant, n = request["variant"], min(request["max_tokens"], 8)
     if args.log:
         with open(args.log, "a", encoding="utf-8") as file:
-            file.write(f"{variant} {request['max_tokens']} {len(request['ids'])} {os.getpid()}\n")
+            file.write(f"{variant} {request['max_tokens']} {len(request['ids'])} {request['seed']} {request.get('afresh', False)} {os.getpid()}\n")
     die, _, once = args.die.partition(":")
     if variant == die and not (once and Path(once).exists()):
         if once:

@@ -245,3 +245,43 @@ def test_sums_stand_in_for_rounds_that_an_engine_does_not_tell() -> None:
     found = figure([row("plain", "a", turn(6, 3.0)), row("peer", "a", told, engine="peer")], "peer")
     assert (found.tau, found.acceptance_rate, found.drafted_per_round) == (3.0, 0.5, 4.0)
     assert found.by_position == ()
+
+
+def sampled(speeds: dict[str, list[float]]) -> list[Row]:
+    """Two problems, answered with these tokens per second one sample after the other; the second problem takes twice as long."""
+    rows = []
+    for variant, some in speeds.items():
+        for i, speed in enumerate(some):
+            for hard, id in enumerate("ab", 1):
+                rows.append(row(variant, id, turn(12, hard * 12 / speed, bench_rows.rounds(4, 5, i)), sample=i, correct=True))
+    return rows
+
+
+def test_samples_are_told_apart_and_pooled() -> None:
+    plain, learns = figures(sampled({"plain": [1.0, 1.0, 1.0], "stand": [1.0, 2.0, 4.0]}))
+    assert (plain.problems, plain.tokens, plain.groups["gsm8k"].problems) == (2, 72, 2)
+    assert plain.samples is not None and plain.samples.last_over_first == (1.0, 1.0, 1.0)
+    assert learns.samples is not None
+    assert learns.samples.tokens_per_second == pytest.approx((2 / 3, 4 / 3, 8 / 3))
+    assert learns.samples.tau == (1.0, 2.0, 3.0)
+    assert learns.samples.last_over_first == pytest.approx((4.0, 4.0, 4.0))
+    assert learns.tokens_per_second.point == pytest.approx(72 / (36 * (1 + 0.5 + 0.25)))
+    assert figures(bench_rows.run())[0].samples is None
+
+
+def test_samples_of_one_problem_are_no_further_problems() -> None:
+    """Every problem four times over gives the intervals of once: a problem is drawn with all its samples."""
+    once = bench_rows.run(problems=6)
+    four = [r._replace(sample=i) for r in once for i in range(4)]
+    for one, other in zip(figures(once), figures(four), strict=True):
+        assert other.over_plain == pytest.approx(one.over_plain)
+        assert other.problems == one.problems
+        assert other.tokens == 4 * one.tokens
+
+
+def test_a_sample_that_one_variant_lacks_is_left_out() -> None:
+    rows = sampled({"plain": [1.0, 1.0, 1.0], "stand": [1.0, 2.0, 4.0]})
+    found = measures.answered([r for r in rows if (r.variant, r.id, r.sample) != ("stand", "b", 2)])
+    assert (found.left_out, len(found.table["plain"])) == (1, 5)
+    learns = figures(found.table["plain"] + found.table["stand"])[1]
+    assert learns.samples is not None and learns.samples.last_over_first == (4.0, 4.0, 4.0)

@@ -183,6 +183,27 @@ def test_bad_folders(tmp_path):
         report.write(folder)
 
 
+def test_samples_are_shown_and_compared(tmp_path):
+    def told(factor: float) -> list[Row]:
+        rows = []
+        for variant, speeds in {"plain": (1.0, 1.0), "stand": (1.0, factor)}.items():
+            for i, speed in enumerate(speeds):
+                rows += [row(variant, id, turn(12, 12 / speed, bench_rows.rounds(4, 5, i + 1)), sample=i) for id in "abc"]
+        return rows
+
+    config = {"target": "t", "samples": 2, "temperature": 0.6, "tasks": {"gsm8k": {"version": 1, "problems": 3, "hash": "x"}}}
+    folders = [bench_rows.write(tmp_path / str(factor), told(factor), config) for factor in (2.0, 3.0)]
+    report.write(folders[0])
+    text = (folders[0] / "report.md").read_text()
+    assert "| first → last sample | tau by sample |" in text and "| 1.00 → 2.00, × 2.00 (2.00 to 2.00) | 2.00 3.00 |" in text
+    assert "1.00 → 2.00, × 2.00 <small>(2.00 to 2.00)" in (folders[0] / "report.html").read_text()
+    assert "3 problems, the same for all 2 variants (3 gsm8k)" in (folders[0] / "report.html").read_text()
+    short = bench_rows.write(tmp_path / "short", told(2.0)[:-1], config)
+    assert "5 of 6 samples of problems have been answered" in " ".join(report.summary(short)["notes"])
+    change = {some.variant: some for some in compare.compare(*folders).changes}["stand"]
+    assert change.problems == 3 and change.speed.point == pytest.approx((24 / 16) / (24 / 18)) and "speed" in change.beyond_noise
+
+
 def test_without_matplotlib_the_way_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"pip install draftwise\[bench\]"):

@@ -123,6 +123,40 @@ def test_ctrl_c_keeps_the_rows(tmp_path):
     assert set(found(tmp_path)) == keys() and len(found(tmp_path)) == 20
 
 
+def asked(log: Path) -> list[tuple[str, int, int, bool]]:
+    """(variant, length of the prompt, seed, afresh) of all measured requests; warm-ups are longer."""
+    lines = [line.split() for line in log.read_text().splitlines()]
+    return [(variant, int(length), int(seed), afresh == "True") for variant, n, length, seed, afresh, _ in lines if n != "24"]
+
+
+def test_samples_of_a_problem_come_one_after_the_other_with_seeds_of_their_own(tmp_path):
+    log, what = tmp_path / "asked", chosen(peers=[], samples=3)
+    outcome = bench(tmp_path / "out", what, own=("--log", str(log)))
+    assert len(outcome.rows) == 5 * 2 * 3 == len({row.key for row in outcome.rows})
+    assert [(row.sample, row.seed) for row in outcome.rows] == [(0, 0), (1, 1), (2, 2)] * 10
+    assert all(len({row.key[:3] for row in outcome.rows[i : i + 3]}) == 1 for i in range(0, 30, 3))
+    first = [some for some in asked(log) if some[1] == len("a 0 turn 0|")]
+    assert [(seed, afresh) for variant, _, seed, afresh in first if variant == "adasd"] == [(0, True), (1, False), (2, False)] * 5
+    turns = [afresh for variant, length, seed, afresh in asked(log) if seed == 0 and length > len("a 0 turn 0|") and variant == "adasd"]
+    assert turns.count(True) == 0  # a second turn goes on
+
+
+def test_a_resumed_sample_finds_what_its_drafter_had_learnt(tmp_path):
+    log, what = tmp_path / "asked", chosen(peers=[], methods=["plain"], samples=4)
+    bench(tmp_path / "out", what)
+    path = tmp_path / "out" / "rows.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    outcome = bench(tmp_path / "out", what, own=("--log", str(log)))
+    assert [row.sample for row in outcome.rows] == [0, 1, 2, 3] * 5 and len({row.key for row in outcome.rows}) == 20
+    assert [some[2:] for some in asked(log)[:5]] == [(0, True), (1, False), (2, False), (3, False), (0, True)]  # then the next problem
+
+
+def test_one_answer_a_problem_leaves_rows_as_they_were(tmp_path):
+    bench(tmp_path, chosen(peers=[]))
+    assert all("sample" not in line for line in lines(tmp_path))
+    assert Row(*lines(tmp_path)[0].values()).sample is None
+
+
 def test_a_torn_last_line_is_dropped_and_done_again(tmp_path):
     bench(tmp_path)
     path = tmp_path / "rows.jsonl"

@@ -16,7 +16,7 @@ from bench_runs import FAKE
 from draftwise.bench import peers, rendering, session, setup
 from draftwise.bench.hosts import Host, WorkerError
 from draftwise.bench.peers.transformers import Transformers
-from draftwise.bench.workers import lines
+from draftwise.bench.workers import draftwise_worker, lines
 from draftwise.cli import app
 
 IDS = list(b"abcabcabcabcabc")
@@ -86,6 +86,18 @@ def test_our_lossless_methods_write_what_plain_writes(ours):
     plain = ask(ours, "plain")
     assert plain["finish_reason"] == "length" and plain["origins"] == "t" * 12
     assert ask(ours, "fixed:n=3")["tokens"] == ask(ours, "lookup")["tokens"] == plain["tokens"]
+
+
+def test_what_a_variant_learnt_is_forgotten_where_it_is_to_begin_afresh(models):
+    worker = draftwise_worker.Worker(models[0], [models[1]], "float32", "cpu")
+    request = {"variant": "first-hit", "ids": [1, 2, 3], "max_tokens": 4, "temperature": 0.6, "top_p": 1.0, "seed": 0, "stop_ids": []}
+    parts = []
+    for more in ({}, {}, {"afresh": True}, {}):
+        worker.answer(request | more)
+        parts.append(worker._engines["first-hit"])
+    assert parts[0] is parts[1] and parts[2] is parts[3]
+    assert parts[1][0] is not parts[2][0] and parts[1][1].drafter is not parts[2][1].drafter
+    assert parts[2][0].target is parts[0][0].target  # the model stays
 
 
 def test_an_error_is_an_answer_and_the_worker_goes_on(ours):
@@ -197,6 +209,17 @@ def test_the_command_from_prompts_to_report(models, tmp_path):
     assert run("compare", str(tmp_path / "out"), str(tmp_path / "out")).exit_code == 0
 
 
+def test_the_command_with_samples_and_several_drafts(models, tmp_path):
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"prompt": "abcabc", "id": "x"}\n')
+    options = ["--target", models[0], "--draft", models[1], "--draft", models[0], "--dtype", "float32", "--threads", "1", "--tasks", str(own)]
+    options += ["--methods", "fixed:n=2", "-n", "6", "--no-memory", "--out", str(tmp_path / "out")]
+    record = json.loads(run(*options, "--samples", "3", "--temperature", "0.6", "--json").stdout)
+    assert record["rows"] == 6 and [len(figure["samples"]["tokens_per_second"]) for figure in record["figures"]] == [3, 3]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["draft"], config["further"], config["samples"]) == (models[1], [models[0]], 3)
+
+
 def test_the_command_refuses_what_cannot_be(models, tmp_path):
     own, broken, empty = (tmp_path / f"{name}.jsonl" for name in ("own", "broken", "empty"))
     own.write_text('{"prompt": "abc"}\n')
@@ -210,6 +233,8 @@ def test_the_command_refuses_what_cannot_be(models, tmp_path):
         (["--out", out, "--tasks", str(empty)], "empty"),
         (["--out", out, "--tasks", str(own), "--limit", "gsm8k=2"], "--limit names the task 'gsm8k', which is not asked for"),
         (["--out", out, "--tasks", "humanevil"], "did you mean 'humaneval'"),
+        (["--out", out, "--tasks", str(own), "--samples", "0"], "--samples takes how often each problem is asked, at least 1, got 0"),
+        (["--out", out, "--tasks", str(own), "--samples", "4"], "at temperature 0 all samples of a problem are the same"),
         (["--out", out, "--tasks", str(own), "--methods", "adasd"], "needs a draft model"),
         (["--out", out, "--tasks", str(own), "--peers", "vlm"], "there is no peer 'vlm'"),
         (["--out", out, "--tasks", str(own), "--methods", "plain", "--baseline", "x"], "is none of the variants"),

@@ -33,17 +33,19 @@ class Estimate(NamedTuple):
 
 
 class Bootstrap:
-    """Resamples of `n` >= 1 problems, drawn once from a fixed seed: every statistic sees the same ones, and equal rows give equal intervals."""
+    """Resamples of `n` >= 1 problems, drawn once from a fixed seed: every statistic sees the same ones, and equal rows give equal intervals.
+    `clusters`: for each row, which problem it is a sample of, where there are several; a problem is drawn with all of them."""
 
-    def __init__(self, n: int, resamples: int = RESAMPLES) -> None:
-        self.n = n
-        self._draws: Array = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    def __init__(self, n: int, resamples: int = RESAMPLES, clusters: Sequence[int] | None = None) -> None:
+        self.n, self.rows = n, n if clusters is None else len(clusters)
+        draws: Array = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+        self._draws = draws if clusters is None else draws[:, list(clusters)]
 
     def estimate(self, statistic: Statistic) -> Estimate | None:
         """The statistic of the problems themselves and its percentiles over the resamples, widened where they miss that figure. None where the
         figure is not defined; resamples on which it is not defined do not count."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            point = float(statistic(np.ones((1, self.n)))[0])
+            point = float(statistic(np.ones((1, self.rows)))[0])
             values = statistic(self._draws) if math.isfinite(point) else np.zeros(0)
         values = values[np.isfinite(values)]
         if not len(values):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from draftwise.bench import measures
 from draftwise.bench.bootstrap import Bootstrap, Estimate, Statistic, difference, plain_json, quotient
 from draftwise.bench.report import Results, read
+from draftwise.bench.sampled import paired
 from draftwise.bench.schema import Row
 from draftwise.bench.store import differences
 
@@ -90,7 +91,7 @@ def render(comparison: Comparison) -> Table:
 
 
 def _change(variant: str, before: Sequence[Row], after: Sequence[Row]) -> Change:
-    draws = Bootstrap(len(before))
+    draws = paired(before)
     speed = draws.estimate(quotient(measures.speed(after), measures.speed(before)))
     accuracy, acceptance = (_difference(draws, statistic, before, after) for statistic in (measures.right, measures.accepted))
     found = {"speed": (speed, 1.0), "accuracy": (accuracy, 0.0), "acceptance": (acceptance, 0.0)}
@@ -98,7 +99,7 @@ def _change(variant: str, before: Sequence[Row], after: Sequence[Row]) -> Change
     same = sum([t.tokens for t in x.turns] == [t.tokens for t in y.turns] for x, y in zip(before, after, strict=True))
     rates = [draws.estimate(measures.speed(rows)) for rows in (before, after)]
     old, new = (rate.point if rate else 0.0 for rate in rates)
-    return Change(variant, len(before), (old, new), speed, accuracy, acceptance, same / len(before), beyond)
+    return Change(variant, draws.n, (old, new), speed, accuracy, acceptance, same / len(before), beyond)
 
 
 def _difference(draws: Bootstrap, statistic: Callable[[Sequence[Row]], Statistic], before: Sequence[Row], after: Sequence[Row]) -> Estimate | None:
@@ -111,11 +112,11 @@ def _circumstances(results: Results) -> dict[str, Any]:
     return {"asked": config, "machine": results.rows[0].machine}
 
 
-def _by_variant(rows: Sequence[Row]) -> dict[str, dict[tuple[str, int, str], Row]]:
-    """Rows by variant and problem; a task of another version has other problems."""
-    found: dict[str, dict[tuple[str, int, str], Row]] = {}
+def _by_variant(rows: Sequence[Row]) -> dict[str, dict[tuple[str, int, str, int], Row]]:
+    """Rows by variant, problem and sample; a task of another version has other problems."""
+    found: dict[str, dict[tuple[str, int, str, int], Row]] = {}
     for row in rows:
-        found.setdefault(row.variant, {})[row.task, row.version, row.id] = row
+        found.setdefault(row.variant, {})[row.task, row.version, row.id, row.sample or 0] = row
     return found
 
 

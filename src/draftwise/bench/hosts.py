@@ -28,12 +28,14 @@ class WorkerError(Exception):
 
 
 class Host:
-    """One worker. `log` gets what it writes to stderr. `ready`: what it said of itself. `warm`: variants that have run in it."""
+    """One worker. `log` gets what it writes to stderr. `ready`: what it said of itself. `warm`: variants that have run in it. `learnt`: by variant,
+    the problem of which it has seen how many samples."""
 
     def __init__(self, argv: Sequence[str], threads: int, log: Path) -> None:
         self.argv, self._log = tuple(argv), log
         self.ready: dict[str, Any] = {}
         self.warm: set[str] = set()
+        self.learnt: dict[str, tuple[str, str, int]] = {}
         self._buffer = b""
         environment = os.environ | dict.fromkeys(_THREADS, str(threads)) | {"TOKENIZERS_PARALLELISM": "false"}
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from draftwise.bench.bootstrap import Array, Bootstrap, Estimate, Statistic, over, quotient, wilson
+from draftwise.bench.sampled import Samples, by_sample, clusters, paired
 from draftwise.bench.schema import Row, Turn
 from draftwise.stats import Summary, summarize
 
 PLAIN, OURS = "plain", "draftwise"
-Key = tuple[str, str]
+Key = tuple[str, str, int]
 
 
 class Answered(NamedTuple):
@@ -66,6 +67,7 @@ class Figure(NamedTuple):
     same_text: float | None
     common_prefix: float | None
     groups: dict[str, Group]
+    samples: Samples | None = None
 
 
 class Accuracy(NamedTuple):
@@ -81,9 +83,10 @@ def answered(rows: Sequence[Row]) -> Answered:
     found: dict[str, dict[Key, Row]] = {}
     for row in rows:
         mine = found.setdefault(row.variant, {})
-        if (row.task, row.id) in mine:
+        key = (row.task, row.id, -1 if row.sample is None else row.sample)
+        if key in mine:
             raise ValueError(f"the variant {row.variant!r} has two rows of problem {row.id!r} of task {row.task!r}: rows of two runs were mixed")
-        mine[row.task, row.id] = row
+        mine[key] = row
     most = max((len(mine) for mine in found.values()), default=0)
     absent = {variant: len(mine) for variant, mine in sorted(found.items()) if 2 * len(mine) < most}
     kept = {variant: mine for variant, mine in found.items() if variant not in absent}
@@ -102,7 +105,7 @@ def figures(rows: Sequence[Row], baseline: str = PLAIN, memory: Mapping[str, int
         raise ValueError(f"there is no variant {baseline!r} to compare with: {', '.join(table) or 'no variant has answered anything'}")
     if not any(table.values()):
         return []
-    draws = Bootstrap(len(next(iter(table.values()))))
+    draws = paired(next(iter(table.values())))
     return [_figure(table, variant, baseline, draws, memory or {}) for variant in table]
 
 
@@ -166,7 +169,7 @@ def _figure(table: dict[str, list[Row]], variant: str, baseline: str, draws: Boo
         variant,
         rows[0].engine,
         rows[0].precision,
-        problems=len(rows),
+        problems=len(set(clusters(rows))),
         tokens=sum(len(turn.tokens) for turn in turns),
         seconds=sum(turn.seconds for turn in turns),
         tokens_per_second=draws.estimate(speed(rows)),
@@ -182,6 +185,7 @@ def _figure(table: dict[str, list[Row]], variant: str, baseline: str, draws: Boo
         same_text=sum(share == 1 for share in likeness) / len(likeness) if plain else None,
         common_prefix=sum(likeness) / len(likeness) if plain else None,
         groups=_groups(rows, plain),
+        samples=by_sample(rows, speed, lambda some: found.tau if (found := pooled(some)) else None),
     )
 
 
@@ -229,9 +233,9 @@ def _groups(rows: list[Row], plain: list[Row] | None) -> dict[str, Group]:
 
 
 def _group(rows: list[Row], plain: list[Row] | None) -> Group:
-    draws = Bootstrap(len(rows))
+    draws = paired(rows)
     found = draws.estimate(speed(rows))
-    return Group(len(rows), found.point if found else 0.0, draws.estimate(quotient(speed(rows), speed(plain))) if plain else None)
+    return Group(draws.n, found.point if found else 0.0, draws.estimate(quotient(speed(rows), speed(plain))) if plain else None)
 
 
 def _likeness(row: Row, other: Row) -> float:

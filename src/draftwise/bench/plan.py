@@ -9,34 +9,42 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from draftwise.bench.schema import Problem
+from draftwise.bench import schema
+from draftwise.bench.schema import Key, Problem
 
 _CONTINUES = re.compile(r"[\w-]+=")  # 'b=2' after 'method:a=1,': an option of that method, since a method's name comes before a colon
 _PAIR = re.compile(r"(?:(?P<task>.+)=)?(?P<count>\d+)")
 
 
 class Job(NamedTuple):
-    """One problem for one variant: what becomes a row."""
+    """One problem for one variant, or one `sample` of it: what becomes a row."""
 
     problem: Problem
     variant: str
+    sample: int | None = None
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> Key:
         """As `Row.key`."""
-        return self.problem.task, self.problem.id, self.variant
+        return schema.key(self.problem.task, self.problem.id, self.variant, self.sample)
+
+    def __str__(self) -> str:
+        which = "" if self.sample is None else f", sample {self.sample + 1}"
+        return f"{self.variant} on {self.problem.task} {self.problem.id}{which}"
 
 
-def jobs(tasks: Sequence[Sequence[Problem]], variants: Sequence[str], seed: int, block: int = 1) -> list[Job]:
+def jobs(tasks: Sequence[Sequence[Problem]], variants: Sequence[str], seed: int, block: int = 1, samples: int = 1) -> list[Job]:
     """All of them in order: the tasks in turn, `block` problems at a time, and for each block the variants in an order drawn by `seed`, so
-    that a noisy minute hurts all alike. A larger block swaps engines less often. Raises ValueError for a block below 1."""
-    if block < 1:
-        raise ValueError(f"block must be at least 1, got {block}")
+    that a noisy minute hurts all alike. A larger block swaps engines less often. All `samples` of a problem come one after the other. Raises
+    ValueError for a block or samples below 1."""
+    if block < 1 or samples < 1:
+        raise ValueError(f"block and samples must be at least 1, got {block} and {samples}")
     problems = [problem for some in zip_longest(*tasks) for problem in some if problem is not None]
     found: list[Job] = []
+    each = range(samples) if samples > 1 else (None,)
     for start in range(0, len(problems), block):
         order = random.Random(f"{seed} {start}").sample(list(variants), len(variants))
-        found += [Job(problem, variant) for variant in order for problem in problems[start : start + block]]
+        found += [Job(problem, variant, sample) for variant in order for problem in problems[start : start + block] for sample in each]
     return found
 
 

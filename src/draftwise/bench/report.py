@@ -15,6 +15,7 @@ from draftwise.bench.page import table
 from draftwise.bench.page.canvas import FONT, INKS, for_page, kind
 from draftwise.bench.page.detail import FEW_ROUNDS
 from draftwise.bench.page.samples import samples
+from draftwise.bench.sampled import clusters
 from draftwise.bench.schema import Row, from_json
 
 FEW = 8  # problems below which a bootstrap interval is too narrow (simulated: it covers less than 93 %)
@@ -103,7 +104,7 @@ def write(folder: Path, out: Path | None = None, baseline: str | None = None, to
 def notes(results: Results, answered: Answered) -> Iterator[str]:
     """What a reader must know before believing the figures."""
     yield from _gaps(results, answered)
-    n = len(next(iter(answered.table.values()), ()))
+    n = len(set(clusters(next(iter(answered.table.values()), []))))
     if 0 < n < FEW:
         yield f"Only {n} problems: the intervals are too narrow; believe large differences only."
     judged = [row for rows in answered.table.values() for row in rows if row.correct is not None]
@@ -118,14 +119,14 @@ def notes(results: Results, answered: Answered) -> Iterator[str]:
 
 def _gaps(results: Results, answered: Answered) -> Iterator[str]:
     """What is not there although it should be."""
-    n, planned = len(next(iter(answered.table.values()), ())), _planned(results.config)
+    n, planned = len(next(iter(answered.table.values()), ())), _planned(results.config)  # answers
     if results.torn:
         yield "The last row was cut short and is not counted: the run was ended in the middle of a line."
     if n < planned:
         why = "the run is not finished, an engine failed, or problems are longer than the model's context"
-        yield f"{n} of {planned} problems have been answered by all variants and are compared here: {why}."
+        yield f"{n} of {planned} {_what(results)} have been answered by all variants and are compared here: {why}."
     elif answered.left_out:
-        yield f"{answered.left_out} problems are left out because some variant has not answered them."
+        yield f"{answered.left_out} {_what(results)} are left out because some variant has not answered them."
     if unheard := [name for name in results.config.get("methods") or () if all(row.variant != name for row in results.rows)]:
         yield f"Without any answer so far: {', '.join(map(str, unheard))}."
     for variant, count in answered.absent.items():
@@ -210,7 +211,12 @@ def _planned(config: Mapping[str, Any]) -> int:
     """How many problems the run was to have; 0 where the configuration does not say."""
     tasks = config.get("tasks")
     counts = [task.get("problems") for task in tasks.values() if isinstance(task, dict)] if isinstance(tasks, dict) else []
-    return sum(count for count in counts if isinstance(count, int))
+    samples = config.get("samples") or 1
+    return sum(count for count in counts if isinstance(count, int)) * (samples if isinstance(samples, int) else 1)
+
+
+def _what(results: Results) -> str:
+    return "samples of problems" if results.config.get("samples") else "problems"
 
 
 def _baseline(results: Results, answered: Answered) -> str:

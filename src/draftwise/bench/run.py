@@ -91,31 +91,51 @@ class Runner:
 
     def _twice(self, job: Job) -> Row | None:
         """The row; after an error once more in a fresh process; after a second one the variant has failed."""
-        where = f"{job.variant} on {job.problem.task} {job.problem.id}"
         for again in ("once more in a fresh process", f"{job.variant} is left out of this run; the same command tries it again"):
             try:
                 return self._row(job)
             except WorkerError as error:
                 self.failed[job.variant] = str(error)
-                self.tell(f"{where}: {error}; {again}")
+                self.tell(f"{job}: {error}; {again}")
                 self.pool.drop(self.variants[job.variant].argv)
         return None
 
     def _row(self, job: Job) -> Row:
         problem, variant = job.problem, self.variants[job.variant]
         host = self._warm(variant)
-        turns: list[Turn] = []
-        for i in range(len(problem.turns)):
-            ids = self.parts.renderer.ids(problem.turns[: i + 1], [turn.text for turn in turns])
-            request = self._request(variant.name, ids, self.asking.max_tokens[problem.task])
-            if self.trace:
-                request["trace"] = str(self._trace_file(job, i))
-            turns.append(self._turn(host.ask(request, self.asking.timeout_s), len(ids)))
+        self._catch_up(host, job)
+        turns = self._turns(host, job, self.trace)
         self.failed.pop(variant.name, None)  # its first attempt may have failed
         return Row(
             *problem[:4], variant.name, host.ready["engine"], host.ready["precision"], tuple(turns),
-            self.parts.score(problem, [turn.text for turn in turns]), self.asking.seed, machine.with_worker(self.machine, host.ready), self.command,
+            self.parts.score(problem, [turn.text for turn in turns]), self._seed(job), machine.with_worker(self.machine, host.ready), self.command,
+            job.sample,
         )  # fmt: skip
+
+    def _turns(self, host: Host, job: Job, trace: bool = False) -> list[Turn]:
+        """The answers of one job. Before the first sample of a problem the worker forgets what it has learnt from others."""
+        problem, turns = job.problem, list[Turn]()
+        for i in range(len(problem.turns)):
+            ids = self.parts.renderer.ids(problem.turns[: i + 1], [turn.text for turn in turns])
+            request = self._request(job.variant, ids, self.asking.max_tokens[problem.task]) | {"seed": self._seed(job)}
+            if trace:
+                request["trace"] = str(self._trace_file(job, i))
+            if job.sample == i == 0:
+                request["afresh"] = True
+            turns.append(self._turn(host.ask(request, self.asking.timeout_s), len(ids)))
+        if job.sample is not None:
+            host.learnt[job.variant] = problem.task, problem.id, job.sample + 1
+        return turns
+
+    def _catch_up(self, host: Host, job: Job) -> None:
+        """Has the earlier samples of the problem answered again, unmeasured, by a worker that has not seen them: after a resumption."""
+        task, id, seen = host.learnt.get(job.variant, ("", "", 0))
+        seen = seen if (task, id) == (job.problem.task, job.problem.id) else 0
+        for sample in range(seen if seen <= (job.sample or 0) else 0, job.sample or 0):
+            self._turns(host, job._replace(sample=sample))
+
+    def _seed(self, job: Job) -> int:
+        return self.asking.seed + (job.sample or 0)
 
     def _warm(self, variant: Variant) -> Host:
         """Its worker, after a request that is not measured if this variant has not run in this process yet."""
@@ -151,7 +171,7 @@ class Runner:
 
     def _trace_file(self, job: Job, turn: int) -> Path:
         """Where the trace of one answer goes; ids and specs may hold any character."""
-        name = "-".join(re.sub(r"[^\w.=]+", "_", part) for part in (*job.key, str(turn)))
+        name = "-".join(re.sub(r"[^\w.=]+", "_", str(part)) for part in (*job.key, turn))
         folder = (self.store.folder / "trace").absolute()
         folder.mkdir(exist_ok=True)
         return folder / f"{name}.npz"

@@ -1,6 +1,7 @@
 """What the bench writes and reads: problems, turns and rows, as plain data that JSON can hold.
 
-A row is one problem answered by one variant. Seconds are of wall time from the moment the prompt's ids are handed over.
+A row is one problem answered by one variant, or one of several samples of that. Seconds are of wall time from the moment the prompt's ids are
+handed over.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Pass(NamedTuple):
 class Row(NamedTuple):
     """One line of rows.jsonl. `variant` is unique in a run ('plain', 'adasd', 'transformers-assisted', 'llamacpp-draft'); `engine` is who ran
     it ('draftwise', 'transformers', 'llamacpp', ...), `precision` in what ('bf16', 'Q4_K_M', 'int4'). `correct`: None where the task has
-    no right answer. `machine`: cpu, cores, threads, system, python and package versions. `command`: what was typed."""
+    no right answer. `machine`: cpu, cores, threads, system, python and package versions. `command`: what was typed. `sample`: which of the answers
+    to a problem that was asked several times, from 0; None where each problem is asked once."""
 
     task: str
     version: int
@@ -78,16 +80,28 @@ class Row(NamedTuple):
     seed: int
     machine: dict[str, Any]
     command: str
+    sample: int | None = None
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> Key:
         """What a run may hold once."""
-        return self.task, self.id, self.variant
+        return key(self.task, self.id, self.variant, self.sample)
+
+
+Key = tuple[str | int, ...]
+
+
+def key(task: str, id: str, variant: str, sample: int | None = None) -> Key:
+    """(task, id, variant), and the sample where there are several."""
+    return (task, id, variant) if sample is None else (task, id, variant, sample)
 
 
 def to_json(row: Row) -> dict[str, Any]:
-    """The row as JSON holds it, names kept: {..., "turns": [{"tokens": [...], ..., "rounds": [[drafted, ...], ...]}]}."""
-    return row._asdict() | {"turns": [turn._asdict() for turn in row.turns]}
+    """The row as JSON holds it, names kept: {..., "turns": [{"tokens": [...], ..., "rounds": [[drafted, ...], ...]}]}; without `sample` if None."""
+    found = row._asdict() | {"turns": [turn._asdict() for turn in row.turns]}
+    if row.sample is None:
+        del found["sample"]
+    return found
 
 
 def from_json(data: dict[str, Any]) -> Row:

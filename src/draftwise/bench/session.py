@@ -55,7 +55,7 @@ def own(setup: Setup) -> list[str]:
     """The argv of our own worker, in this interpreter."""
     argv = [sys.executable, "-m", "draftwise.bench.workers.draftwise_worker", "--target", setup.target, "--dtype", setup.dtype]
     argv += ["--device", setup.device, "--threads", str(setup.threads)]
-    return argv + (["--draft", setup.draft] if setup.draft else [])
+    return argv + [word for draft in filter(None, (setup.draft, *setup.further)) for word in ("--draft", draft)]
 
 
 def bench(
@@ -83,7 +83,7 @@ def bench(
         variants = {some.name: some for some in [*(home._replace(name=name) for name in chosen.methods), *others]}
         runner = _runner(chosen, store, pool, variants, tuple(host.ready["stop_ids"]), timeout_s, found, watch)
         todo = [[problem for problem in some if (problem.task, problem.id) in short] for some in chosen.tasks]
-        missing = _work(runner, jobs(todo, list(variants), chosen.options.seed, chosen.options.block), watch)
+        missing = _work(runner, jobs(todo, list(variants), chosen.options.seed, chosen.options.block, chosen.options.samples), watch)
         if memory and short and not missing:
             runner.weigh(_middle([problem for some in todo for problem in some], sizes), lambda name: watch.begin(f"memory of {name}"))
         return Outcome(store.rows, missing, runner.failed, skipped, store.peaks)
@@ -120,7 +120,7 @@ def _work(runner: Runner, planned: list[Job], watch: Watch) -> list[Job]:
     done = runner.store.keys
     todo = [job for job in planned if job.key not in done]
     watch.total(len(planned), len(planned) - len(todo))
-    return runner.run(todo, lambda job: watch.begin(f"{job.variant} on {job.problem.task} {job.problem.id}"), lambda _: watch.end())
+    return runner.run(todo, lambda job: watch.begin(str(job)), lambda _: watch.end())
 
 
 def _middle(problems: list[Problem], sizes: dict[Key, int]) -> Problem:

@@ -18,7 +18,8 @@ PLAIN = "plain"
 
 
 class Options(NamedTuple):
-    """The options of the command, lists split. `limit`, `max_tokens`: as `plan.by_task` takes them. `dtype` and `device` as typed."""
+    """The options of the command, lists split. `limit`, `max_tokens`: as `plan.by_task` takes them. `dtype` and `device` as typed. `samples`: how
+    often each problem is asked. `further`: drafts besides `draft`."""
 
     target: str
     draft: str | None
@@ -38,6 +39,8 @@ class Options(NamedTuple):
     baseline: str
     trace: bool
     command: str
+    samples: int = 1
+    further: tuple[str, ...] = ()
 
 
 class Chosen(NamedTuple):
@@ -55,6 +58,10 @@ class Chosen(NamedTuple):
 
 def choose(options: Options) -> Chosen:
     """Checks and loads what needs no model. Raises ValueError for what is not there, does not fit, or is out of range."""
+    if options.samples < 1:
+        raise ValueError(f"--samples takes how often each problem is asked, at least 1, got {options.samples}")
+    if options.samples > 1 and not options.temperature:
+        raise ValueError("at temperature 0 all samples of a problem are the same: give --samples a --temperature above 0, such as 0.6")
     methods = our_methods(options.methods, options.draft)
     others = [peers.create(spec) for spec in options.peers]
     names = [*methods, *(name for peer in others for name in peer.variants)]
@@ -65,6 +72,7 @@ def choose(options: Options) -> Chosen:
     if not options.tasks:
         raise ValueError("name at least one task: --tasks specbench,humaneval,gsm8k or a .jsonl file of your own prompts")
     Sampling(options.temperature, top_p=options.top_p, seed=options.seed)
+    Sampling(seed=options.seed + options.samples - 1)
     found = {spec: tasks.find(spec) for spec in options.tasks}
     judges = {task.name: task for task in found.values()}
     counts = plan.by_task(options.limit, dict.fromkeys(judges), "--limit")
@@ -76,21 +84,25 @@ def choose(options: Options) -> Chosen:
 
 def our_methods(specs: Sequence[str], draft: str | None) -> list[str]:
     """The specs as they are named in rows, plain decoding first; without any, all presets that run with what is given."""
-    presets = [e.name for e in catalog.entries("method").values() if e.parts and (draft is not None or e.parts[2] != "draft-model")]
+    presets = [e.name for e in catalog.entries("method").values() if e.parts and (draft is not None or not _needs_draft(e))]
     chosen = [str(parse(spec)) for spec in specs] or presets
     for spec in chosen:
         entry = catalog.entry("method", parse(spec).name)
         catalog.method(spec, None, drafter=object())  # any object: a drafter needs the models
-        if draft is None and entry.parts and entry.parts[2] == "draft-model":
+        if draft is None and _needs_draft(entry):
             raise ValueError(f"the method {spec!r} needs a draft model: name one with --draft, or take {', '.join(presets)}")
     return list(dict.fromkeys([PLAIN, *chosen]))
+
+
+def _needs_draft(entry: catalog.Entry) -> bool:
+    return entry.parts is not None and parse(entry.parts[2]).name in ("draft-model", "cascade")
 
 
 def frame(options: Options, max_context: int) -> peers.Setup:
     """What all engines are told alike."""
     device = loading.pick_device(options.device)
     dtype = str(loading.pick_dtype(options.dtype, device)).removeprefix("torch.")
-    return peers.Setup(options.target, options.draft, dtype, options.threads, max_context, str(device))
+    return peers.Setup(options.target, options.draft, dtype, options.threads, max_context, str(device), options.further)
 
 
 def score(chosen: Chosen, problem: Problem, texts: Sequence[str]) -> bool | None:
@@ -136,7 +148,9 @@ def _config(
     options: Options, methods: list[str], problems: list[list[Problem]], counts: dict[str, int | None], limits: dict[str, int]
 ) -> dict[str, Any]:
     setup = frame(options, 0)
-    return {
+    asked: dict[str, Any] = {"samples": options.samples} if options.samples > 1 else {}  # only what was asked for: older folders go on
+    asked |= {"further": list(options.further)} if options.further else {}
+    return asked | {
         "draftwise": __version__,
         "command": options.command,
         "baseline": options.baseline,

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from draftwise.bench.schema import Row, from_json, to_json
+from draftwise.bench import schema
+from draftwise.bench.schema import Key, Row, from_json, to_json
 
 INFORMATIVE = ("draftwise", "command", "baseline")
 """Keys of config.json that may differ when a run is resumed."""
@@ -90,9 +91,9 @@ class Store:
         return [from_json(line) for line in self._rows.lines]
 
     @property
-    def keys(self) -> set[tuple[str, str, str]]:
+    def keys(self) -> set[Key]:
         """The keys of the rows that are there."""
-        return {(line["task"], line["id"], line["variant"]) for line in self._rows.lines}
+        return {schema.key(line["task"], line["id"], line["variant"], line.get("sample")) for line in self._rows.lines}
 
     @property
     def peaks(self) -> dict[str, int]:

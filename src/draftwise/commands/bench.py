@@ -50,13 +50,16 @@ def bench(
         list[str] | None, typer.Option(help="Another engine, with options: vllm:python=PATH. May be repeated.", rich_help_panel=_WORK)
     ] = None,
     peers: Annotated[str, typer.Option(help="Several engines, separated by commas.", rich_help_panel=_WORK)] = "",
+    samples: Annotated[
+        int, typer.Option(help="How often each problem is asked, with seeds SEED, SEED+1, ...; needs a temperature.", rich_help_panel=_WORK)
+    ] = 1,
     block: Annotated[
         int, typer.Option(min=1, help="Problems in a row for each variant's turn; more swap engines less often.", rich_help_panel=_WORK)
     ] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="For every engine. Default: the cores.", rich_help_panel=_WORK)] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one answer may take.", rich_help_panel=_WORK)] = 3600,
     target: options.TargetOption = "smollm2",
-    draft: options.DraftOption = None,
+    draft: options.DraftsOption = None,
     dtype: options.DtypeOption = None,
     device: options.DeviceOption = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy decoding.", rich_help_panel=_SAMPLING)] = 0.0,
@@ -81,8 +84,9 @@ def bench(
     from draftwise.bench import machine, plan, session, setup
 
     typed = setup.Options(
-        target, draft, plan.split(methods), plan.split(tasks), [*(peer or []), *plan.split(peers)], limit, max_tokens, temperature, top_p, seed,
-        dtype, device, threads or machine.cores(), data, block, baseline, trace, shlex.join(["draftwise", *sys.argv[1:]]),
+        target, next(iter(draft or ()), None), plan.split(methods), plan.split(tasks), [*(peer or []), *plan.split(peers)], limit, max_tokens,
+        temperature, top_p, seed, dtype, device, threads or machine.cores(), data, block, baseline, trace,
+        shlex.join(["draftwise", *sys.argv[1:]]), samples, tuple((draft or ())[1:]),
     )  # fmt: skip
     with Bar() as bar:
         try:
@@ -172,7 +176,7 @@ def _conclude(outcome: Outcome, out: Path, baseline: str, as_json: bool) -> None
     from draftwise.bench import report as pages
 
     if as_json:
-        missing = [{"task": job.problem.task, "id": job.problem.id, "variant": job.variant} for job in outcome.missing]
+        missing = [dict(zip(("task", "id", "variant", "sample"), job.key, strict=False)) for job in outcome.missing]
         record = {"out": str(out), "rows": len(outcome.rows), "missing": missing, "failed": outcome.failed, "skipped": outcome.skipped}
         typer.echo(json.dumps(show.plain_json(record | (pages.summary(out, baseline) if outcome.rows else {})), ensure_ascii=False))
     elif outcome.rows:

@@ -30,6 +30,8 @@ def columns(figures: Sequence[Figure], baseline: str = PLAIN) -> list[Column]:
         *(Column(task, "right answers", lambda f, task=task: _right(f, task)) for task in tasks),  # type: ignore[misc]
         Column("same text, %", "answers equal to plain decoding's / mean common prefix", _same),
         Column("relaxed, %", "relaxed acceptances per token: the divergence from the target; 0 is lossless", _relaxed),
+        Column("first → last sample", "tokens/s of the first and of the last answer to a problem, and their ratio, 95 % interval", _learnt),
+        Column("tau by sample", "tau of the first, second, … answer to a problem", _by_sample),
         Column("tau", "tokens per target pass, bonus token included", lambda f: _number(f.tau)),
         Column("accepted, %", "accepted over drafted tokens", lambda f: _hundred(f.acceptance_rate)),
         Column("drafted", "drafted tokens per round", lambda f: _number(f.drafted_per_round)),
@@ -99,6 +101,18 @@ def _right(f: Figure, task: str) -> str:
 
 def _same(f: Figure) -> str:
     return "–" if f.same_text is None or f.variant == f.own_plain else f"{_hundred(f.same_text)} / {_hundred(f.common_prefix)}"
+
+
+def _learnt(f: Figure) -> str:
+    if f.samples is None:
+        return "–"
+    first, *_, last = f.samples.tokens_per_second
+    ratio = f.samples.last_over_first
+    return f"{_number(first)} → {_number(last)}" + (f", × {ratio.point:.2f} ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else "")
+
+
+def _by_sample(f: Figure) -> str:
+    return "–" if f.samples is None or None in f.samples.tau else " ".join(_number(tau) for tau in f.samples.tau)
 
 
 def _number(value: float | None) -> str:

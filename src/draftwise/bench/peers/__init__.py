@@ -22,7 +22,7 @@ PEERS: dict[str, str] = {
 class Setup(NamedTuple):
     """What every peer is given alike. `target` and `draft` as typed; `dtype`: 'bfloat16', 'float32', 'float16'. `threads`: for the engine's own
     option; the environment of the worker says the same. `max_context`: prompt and answer of the longest job, in tokens. `device`: as typed,
-    for engines that can use another than the CPU."""
+    for engines that can use another than the CPU. `further`: drafts besides `draft`, which only our own engine takes."""
 
     target: str
     draft: str | None
@@ -30,6 +30,7 @@ class Setup(NamedTuple):
     threads: int
     max_context: int
     device: str = "cpu"
+    further: tuple[str, ...] = ()
 
 
 class Peer(Protocol):

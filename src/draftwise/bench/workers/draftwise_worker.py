@@ -1,5 +1,6 @@
 """Our own engine as a worker: one pair of models, any number of methods. Each method has an engine of its own, so that what its policies
-learn and measure does not reach another's; what is timed is what `Engine.stream` takes."""
+learn and measure does not reach another's; a request with "afresh" finds an engine and a method that have learnt nothing. What is timed is what
+`Engine.stream` takes."""
 
 from __future__ import annotations
 
@@ -25,11 +26,10 @@ PRECISIONS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 class Worker:
     """The loaded pair. `answer` serves decoding requests and ``{"check": [specs]}``, whose answer names those that cannot run, and why."""
 
-    def __init__(self, target: str, draft: str | None, dtype: str | None, device: str | None) -> None:
+    def __init__(self, target: str, drafts: list[str], dtype: str | None, device: str | None) -> None:
         main = loading.load_model(target, dtype, device)
-        helper = None if draft is None else loading.load_model(draft, dtype, device)
-        self.context = draftwise.load(main, helper, method="plain").context
-        self.about = {"target": Path(target).name, "draft": draft and Path(draft).name}
+        self.context = draftwise.load(main, [loading.load_model(draft, dtype, device) for draft in drafts], method="plain").context
+        self.about = {"target": Path(target).name, "draft": ", ".join(Path(draft).name for draft in drafts) or None}
         self.stop_ids = text.stop_ids(main.model, main.tokenizer)
         self._engines: dict[str, tuple[Engine, Method]] = {}
 
@@ -70,6 +70,8 @@ class Worker:
         return self._engines[spec]
 
     def _decode(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request.get("afresh"):
+            self._engines.pop(request["variant"], None)
         engine, method = self._engine(request["variant"])
         stops = tuple(request["stop_ids"])
         sampling = Sampling(request["temperature"], top_p=request["top_p"], seed=request["seed"], max_tokens=request["max_tokens"], stop_ids=stops)
@@ -115,7 +117,7 @@ def main() -> None:
     """Serves until the bench ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--target", required=True)
-    parser.add_argument("--draft")
+    parser.add_argument("--draft", action="append", default=[])
     parser.add_argument("--dtype")
     parser.add_argument("--device")
     parser.add_argument("--threads", type=int, required=True)
