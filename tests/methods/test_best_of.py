@@ -24,6 +24,7 @@ class Scripted:
 
     def __init__(self, name: str, model: bool, script: Callable[[Sequence[int]], list[int]], clock: list[float] | None = None) -> None:
         self.name, self.has_logits, self.script, self.clock = name, model, script, clock
+        self.backend = object() if model else None
         self.asked: list[int] = []
         self.unread = 1
 

@@ -90,12 +90,35 @@ def test_a_model_that_rested_reads_what_it_missed() -> None:
     assert drafter.propose([Ask(one, 5)])[0].tokens.tolist() == fresh.tokens.tolist()
 
 
-@pytest.mark.parametrize("spec", ["first-hit", "best-of:measure=false,explore=0.3", "best-of"])
+STORES = [
+    "first-hit:[suffix],[draft-model]",
+    "best-of:[prompt-lookup],[stand],[draft-model],measure=false,explore=0.3",
+    "first-hit:[stand],[draft-tree]",
+]
+
+
+@pytest.mark.parametrize("spec", STORES)
+def test_stores_and_trees_compose(spec: str) -> None:
+    context = pair(6)
+    sampling = Sampling(max_tokens=60)
+    method, plain = (catalog.method("fixed:n=8", context, drafter=spec), catalog.method("plain", context))
+    prompts = [[1, 2, 3, 1], [0, 1, 0, 1, 0]]
+    assert Engine(context.target).generate(prompts, sampling, method) == Engine(context.target).generate(prompts, sampling, plain)
+    assert method.drafter.learns_rows == ("stand" in spec)
+    if "stand" in spec:
+        with pytest.raises(ValueError, match="proposes trees"):
+            Engine(context.target).add([1], sampling, catalog.method("fixed", context, accept="fly", drafter=spec))
+
+
+@pytest.mark.parametrize("spec", ["first-hit", "best-of:measure=false,explore=0.3", "best-of", f"fixed:n=3 {STORES[1]}", f"fixed:n=3 {STORES[2]}"])
 def test_the_engine_writes_the_targets_law(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chi-square as in `test_engine_lossless`, after a prompt that lookup can copy from; a false alarm in a million."""
     torch.set_num_threads(1)
     monkeypatch.setattr(test_engine_lossless, "PROMPT", [0, 1, 2, 0, 1])
-    value, limit = test_engine_lossless.statistic(pair(3, 0.6, order=1, sharpness=1.0), spec, {})
+    context, (length, _, drafter) = pair(3, 0.6, order=1, sharpness=1.0), spec.partition(" ")
+    method = catalog.method(length, context, drafter=drafter or None)
+    monkeypatch.setattr(test_engine_lossless.catalog, "method", lambda spec, context: method)
+    value, limit = test_engine_lossless.statistic(context, spec, {})
     assert value < limit
 
 

@@ -95,7 +95,7 @@ def our_methods(specs: Sequence[str], draft: str | None) -> list[str]:
 
 
 def _needs_draft(entry: catalog.Entry) -> bool:
-    return entry.parts is not None and parse(entry.parts[2]).name in ("draft-model", "cascade")
+    return entry.parts is not None and parse(entry.parts[2]).name in ("draft-model", "draft-tree", "cascade")
 
 
 def frame(options: Options, max_context: int) -> peers.Setup:

@@ -13,7 +13,7 @@ Every level reads streams of its own, counted by use: a position that is drafted
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from draftwise import probs
+from draftwise.methods.composed import models
 from draftwise.methods.coupled import Coupled
 from draftwise.methods.fixed import Fixed
 from draftwise.methods.prompt_lookup import PromptLookup
@@ -68,7 +69,7 @@ class Cascade:
             raise ValueError(f"{type(accept).__name__} compares laws, and {type(inner).__name__} has none: use another rule")
         if getattr(inner, "trees", False) and not (accept.trees and getattr(backend, "trees", True)):
             raise ValueError(f"{type(inner).__name__} proposes trees, and {type(accept).__name__} or the model of this level knows chains only")
-        if any(below is backend for below in _models(inner)):
+        if any(below is backend for below in models(inner)):
             raise ValueError("a level cannot verify its own drafts: each level of a hierarchy needs a model of its own (model=2 is the second)")
         if backend.vocab_size != vocab_size:
             raise ValueError(f"a level of {backend.vocab_size} tokens cannot verify for a target of {vocab_size}: all levels share one vocabulary")
@@ -172,10 +173,3 @@ class Cascade:
         n = len(tokens)
         laws = torch.cat(g.laws)[:n] if g.laws else None
         return Draft(tokens, laws, torch.cat(g.logits)[:n] if g.logits else None, None, tuple(g.steps[:n]), "cascade")
-
-
-def _models(drafter: Any) -> Iterator[Any]:
-    """The models at work in a drafter and below it."""
-    yield getattr(drafter, "backend", None)
-    for below in (*filter(None, [getattr(drafter, "inner", None)]), *getattr(drafter, "parts", ())):
-        yield from _models(below)

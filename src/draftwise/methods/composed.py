@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from draftwise.methods.draft_model import DraftModel
 from draftwise.methods.gammatune import GammaTune, GammaTunePlus
-from draftwise.methods.none import NoDraft
 from draftwise.methods.prompt_lookup import PromptLookup
 from draftwise.protocols import Ask, Drafter, Length
 from draftwise.rounds import judged
@@ -73,4 +72,12 @@ def usual(context: Any) -> tuple[Drafter, ...]:
 
 def is_free(part: Drafter) -> bool:
     """Whether a proposal costs next to nothing: no model is asked."""
-    return not part.has_logits or isinstance(part, NoDraft)
+    return not any(models(part))
+
+
+def models(drafter: Any) -> Iterator[Any]:
+    """The models at work in a drafter and below it."""
+    if (own := getattr(drafter, "backend", None)) is not None:
+        yield own
+    for below in (*filter(None, [getattr(drafter, "inner", None)]), *getattr(drafter, "parts", ())):
+        yield from models(below)
