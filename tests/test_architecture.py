@@ -16,7 +16,7 @@ LAYERS = (
     {"types", "noise", "clock", "wide"},
     {"hostrow"},
     {"nucleus"},
-    {"probs", "protocols", "trees", "stats"},
+    {"probs", "protocols", "trees", "stats", "vocabularies"},
     {"rounds", "evidence"},
     {"sequence"},
     {"engine"},

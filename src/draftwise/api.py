@@ -17,6 +17,7 @@ import torch
 
 from draftwise import catalog, seq2seq, text
 from draftwise.engine import Engine
+from draftwise.fitting import fit, notes, short
 from draftwise.loading import Loaded, Progress, load_model
 from draftwise.protocols import Accept, Backend, Drafter, Encodes, Length
 from draftwise.sequence import Method
@@ -43,7 +44,8 @@ def load(
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Speculator:
-    """A target, possibly a draft of the same vocabulary (or a list of them, largest first, for hierarchies), and how to decode with them. `method` is
+    """A target, possibly a draft (or a list of them, largest first, for hierarchies), and how to decode with them. A draft of another vocabulary
+    drafts by 'tli' or 'slem'; `progress` is told, and the speculator's `note` says so. `method` is
     a preset of the catalog (by default 'adasd-stop' with a draft, 'lookup' without one); `length`, `accept` and `drafter` replace its parts. The
     rest is as in `draftwise.loading.load_model`. Raises ValueError for names and pairs that do not fit.
 
@@ -66,6 +68,8 @@ def load(
     _each_once(drafts)
     helpers = [_loaded(some, options) for some in drafts]
     context = _context(main, helpers)
+    for note in notes(context.drafts) if progress else ():
+        progress(note)  # type: ignore[misc]
     if isinstance(method, Method):
         parts = tuple(own if own is not None else part for own, part in zip(parts, method, strict=True))
         method = "plain"  # all of whose parts are replaced
@@ -73,10 +77,12 @@ def load(
 
 
 class Speculator:
-    """A target with its tokenizer, perhaps a draft, and a default `method`. Made by `load`."""
+    """A target with its tokenizer, perhaps a draft, and a default `method`. Made by `load`. `note`: what was chosen for the user, who has to be
+    told, as how a draft of another vocabulary drafts; '' if nothing was."""
 
     def __init__(self, loaded: Loaded, context: catalog.Context, method: Method) -> None:
         self.name, self.tokenizer, self.context, self.method = loaded.name, loaded.tokenizer, context, method
+        self.note = "\n".join(notes(context.drafts))
         self.engine = Engine(context.target)
         self._model = loaded.model
         self._live: dict[int, Request] = {}
@@ -247,15 +253,15 @@ def _loaded(model: Model, options: dict[str, Any]) -> Loaded:
 
 
 def _context(main: Loaded, helpers: list[Loaded]) -> catalog.Context:
-    """What the catalog builds from. Raises ValueError for a draft whose vocabulary is another, or that was named twice."""
+    """What the catalog builds from. Raises ValueError for a draft whose vocabulary has nothing of the target's."""
     backend, drafts = _backend(main), tuple(_backend(helper) for helper in helpers)
-    names = tuple(helper.name.rstrip("/").rsplit("/", 1)[-1] for helper in helpers)
+    names = tuple(map(short, helpers))
     context = catalog.Context(backend, next(iter(drafts), None), backend.vocab_size, drafts, names)
     for helper, own in zip(helpers, drafts, strict=True):
         if problem := seq2seq.difference(backend, own, (main.tokenizer, helper.tokenizer)):
             raise ValueError(f"{helper.name!r} cannot draft for {main.name!r}: {problem}")
-        _same_vocabulary(main, helper, context._replace(draft=own))
-    return context
+    drafts = tuple(fit(main, helper, own, context.vocab_size) for helper, own in zip(helpers, drafts, strict=True))
+    return context._replace(draft=next(iter(drafts), None), drafts=drafts)
 
 
 def _each_once(drafts: list[Model]) -> None:
@@ -271,14 +277,3 @@ def _backend(loaded: Loaded) -> Backend:
     from draftwise.backends.hf_replay import wrap  # here, since a table target needs no transformers
 
     return wrap(loaded.model)
-
-
-def _same_vocabulary(target: Loaded, draft: Loaded, context: catalog.Context) -> None:
-    """Raises ValueError unless every id means the same to both models, and the draft can read all of the target's."""
-    problem = text.difference(target.tokenizer, draft.tokenizer)
-    highest = max(target.tokenizer.get_vocab().values(), default=0)
-    if problem is None and highest >= context.draft.vocab_size:  # type: ignore[union-attr]
-        problem = f"the target's ids go up to {highest}, the draft reads {context.draft.vocab_size}"  # type: ignore[union-attr]
-    if problem:
-        way = "take a draft with the target's own tokenizer, such as a smaller model of its family, or none: 'lookup' needs no draft"
-        raise ValueError(f"{draft.name!r} cannot draft for {target.name!r}, since their vocabularies differ ({problem}): {way}")

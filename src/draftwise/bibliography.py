@@ -132,6 +132,20 @@ PAPERS = {
         2024,
         "2408.08696",
     ),
+    "timor2025": Paper(
+        "Accelerating LLM Inference with Lossless Speculative Decoding Algorithms for Heterogeneous Vocabularies",
+        "Timor, Nadav and Mamou, Jonathan and Korat, Daniel and Berchansky, Moshe and Jain, Gaurav and Pereg, Oren and Wasserblat, Moshe and "
+        "Harel, David",
+        2025,
+        "2502.05202",
+        "ICML",
+    ),
+    "hf2024uag": Paper(
+        "Universal Assisted Generation: Faster Decoding with Any Assistant Model",
+        "Korat, Daniel and Pereg, Oren and Berchansky, Moshe and Wasserblat, Moshe",
+        2024,
+        url="https://huggingface.co/blog/universal_assisted_generation",
+    ),
     "saxena2023lookup": Paper("Prompt Lookup Decoding", "Saxena, Apoorv", 2023, url="https://github.com/apoorvumang/prompt-lookup-decoding"),
     "li2024eagle2": Paper(
         "EAGLE-2: Faster Inference of Language Models with Dynamic Draft Trees",

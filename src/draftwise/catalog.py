@@ -119,6 +119,9 @@ _ENTRIES = [
     Entry("drafter", "suffix", "copies what followed the same run of tokens, as far as it is likely", ("oliaro2024suffix",), _M + "suffix:Suffix"),
     Entry("drafter", "stand", "a tree drawn from mean laws of the target after the same n-gram", ("song2025stand",), _M + "stand:Stand"),
     Entry("drafter", "recycling", "a tree of the target's runners-up after each token", ("luo2024recycling",), _M + "recycling:Recycling"),
+    Entry("drafter", "tli", "a model of another vocabulary, cut to the tokens both have", ("timor2025",), _M + "tli:TLI"),
+    Entry("drafter", "slem", "a model of another vocabulary writes text, tokenised anew as far as it is settled", ("timor2025",), _M + "slem:SLEM"),
+    Entry("drafter", "uag", "a model of another vocabulary writes text, aligned with the end of the target's", ("hf2024uag",), _M + "uag:UAG"),
     Entry("drafter", "none", "drafts nothing", (), _M + "none:NoDraft"),
     Entry("backend", "table", "an n-gram table model, an exact oracle", (), "draftwise.backends.table:Table"),
     Entry("method", "plain", "no speculation", parts=("fixed:n=0", "coupled", "none")),
@@ -197,6 +200,8 @@ def method(spec: str | None, context: Context | None, length: Any = None, accept
     parts = [own if own is not None else part for own, part in zip((length, accept, drafter), given, strict=True)]
     if parts[2] == "auto":
         parts[2] = "draft-model" if context and context.draft is not None else "prompt-lookup"
+    if context and parts[2] == "draft-model":
+        parts[2] = getattr(context.draft, "drafter", "draft-model")  # a draft of another vocabulary says how it drafts
     built = [_build(kind, parse(p) if isinstance(p, str) else p, context) for kind, p in zip(KINDS, parts, strict=False)]
     return Method(*built)
 

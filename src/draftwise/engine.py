@@ -166,7 +166,7 @@ class Engine:
             raise ValueError(f"the prompt has token ids outside the model's vocabulary of {self.target.vocab_size}")
         if accept.wants_logits and not drafter.has_logits:
             raise ValueError(f"{_name(accept)} compares the draft's laws with the target's, and {_name(drafter)} has none: use a draft model")
-        if length.per_token and not drafter.has_logits:
+        if length.per_token and not getattr(drafter, "has_steps", drafter.has_logits):  # text-level drafters have figures without rows
             raise ValueError(f"{_name(length)} stops on the draft's confidence, and {_name(drafter)} has none: use a draft model or another length")
         if getattr(drafter, "trees", False) and not accept.trees:
             raise ValueError(

@@ -14,6 +14,7 @@ from draftwise.protocols import Ask, Drafter
 from draftwise.trees import children, levels, walk
 from draftwise.types import Draft, Outcome, Rows, Sampling, Text
 from tables import pair
+from toy_tokenizers import crossed, letters
 
 VOCAB = 6
 NAMES = catalog.names("drafter")
@@ -26,10 +27,12 @@ SPECS = {
 }
 COMPOSED = {name: {"prompt-lookup", "draft-model", "none"} for name in ("first-hit", "best-of")}  # whose drafts say which part made them
 SAMPLINGS = {"greedy": Sampling(), "T1": Sampling(temperature=1.0), "top-k": Sampling(temperature=0.7, top_k=3)}
+FOREIGN = ("tli", "slem", "uag")  # they need a draft of another vocabulary
 
 
 def build(name: str) -> Drafter:
-    made: Drafter = catalog.create("drafter", SPECS.get(name, name), pair(VOCAB))
+    context = crossed(letters("abcdef"), letters("fbadce", ["a b"])) if name in FOREIGN else pair(VOCAB)
+    made: Drafter = catalog.create("drafter", SPECS.get(name, name), context)
     return made
 
 

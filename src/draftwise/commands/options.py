@@ -21,14 +21,14 @@ TargetOption = Annotated[
 ]
 DraftOption = Annotated[
     str | None,
-    typer.Option("--draft", "-d", help="A smaller model of the same vocabulary that drafts. Named as the target is.", rich_help_panel=_MODELS),
+    typer.Option("--draft", "-d", help="A smaller model that drafts, best of the same vocabulary. Named as the target is.", rich_help_panel=_MODELS),
 ]
 DraftsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--draft",
         "-d",
-        help="A smaller model of the same vocabulary that drafts. Named as the target is. Repeated, largest first, for hierarchies.",
+        help="A smaller model that drafts, best of the same vocabulary. Named as the target is. Repeated, largest first, for hierarchies.",
         rich_help_panel=_MODELS,
     ),
 ]
@@ -73,7 +73,10 @@ def load(models: Models) -> Speculator:
     import draftwise
 
     with waiting(f"loading {' and '.join([models.target, *listed(models.draft)])}") as tell:
-        return draftwise.load(**models._asdict(), progress=tell)
+        speculator = draftwise.load(**models._asdict(), progress=tell)
+    if speculator.note:
+        Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(speculator.note)
+    return speculator
 
 
 def one_or_all(drafts: list[str] | None) -> str | list[str] | None:
