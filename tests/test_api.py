@@ -19,6 +19,7 @@ from draftwise.methods.fixed import Fixed
 from draftwise.methods.prompt_lookup import PromptLookup
 from draftwise.methods.speculative import Speculative
 from tiny_folders import CONTEXT, save
+from toy_tokenizers import byte_level, unigram, words
 
 PROMPT = "abcabcabc"
 
@@ -276,11 +277,45 @@ def test_a_draft_can_be_named(folders):
 def test_a_draft_of_another_vocabulary(folders, tokenizer):
     wide = draftwise.load(folders[0], folders[2], dtype="float32", device="cpu")  # goes on where the other ends
     assert wide.generate(PROMPT, 20).tokens == wide.generate(PROMPT, 20, method="plain").tokens
-    with pytest.raises(ValueError, match="ids go up to 261, the draft reads 257"):
-        draftwise.load(folders[2], folders[0])
+    assert wide.note == ""
+    told = []
     shifted = save(folders[0].parent / "shifted", shift=1)
-    with pytest.raises(ValueError, match=r"cannot draft for .* vocabularies differ \(id 0 is"):
-        draftwise.load(folders[0], shifted)
+    for target, draft in ((folders[2], folders[0]), (folders[0], shifted)):
+        made = draftwise.load(target, draft, dtype="float32", device="cpu", progress=told.append)
+        assert made.note == told[-1] and f"{draft.name} has another vocabulary than {target.name}" in made.note and "(tli" in made.note
+        plain = made.generate(PROMPT, 20, method="plain")
+        for method in (None, "adasd-stop", "gammatune", "coupled", "cascade"):
+            assert made.generate(PROMPT, 20, method=method).tokens == plain.tokens
+        assert made.generate(PROMPT, 20, method="adasd", temperature=1.0).stats.drafted > 0
+
+
+@pytest.mark.parametrize("drafter", ["tli", "slem", "uag"])
+def test_how_a_foreign_draft_drafts_can_be_chosen(tokenizer, drafter):
+    target, draft = byte_level(["t h", "th e", "Ġ the"]), unigram(["\u2581", "\u2581the", "the", "t", "h", "e"])
+    own, sharp = Table(len(target), sharpness=3.0), Table(len(draft), sharpness=3.0)
+    made = draftwise.load((own, target), (sharp, draft), drafter=drafter)
+    assert type(made.method.drafter).__name__ == drafter.upper()
+    result = made.generate("the the", 30)
+    assert result.tokens == made.generate("the the", 30, method="plain").tokens and result.stats.drafted > 0
+    with pytest.raises(ValueError, match="'tli' needs a draft of another vocabulary"):
+        draftwise.load((own, target), (Table(len(target)), target), drafter="tli")
+    if drafter != "tli":
+        with pytest.raises(ValueError, match=f"{drafter.upper()} has none"):
+            draftwise.load((own, target), (sharp, draft), method="adasd", drafter=drafter).generate("the", 3)
+
+
+def test_a_draft_that_shares_few_tokens_writes_text():
+    target, draft = byte_level(["t h", "th e", "Ġ the"]), words(["the", "a", "of"])
+    made = draftwise.load((Table(len(target)), target), (Table(len(draft)), draft))
+    assert "(slem" in made.note and type(made.method.drafter).__name__ == "SLEM"
+    assert made.generate("the a", 20).tokens == made.generate("the a", 20, method="plain").tokens
+    assert type(made._method("cascade").drafter).__name__ == "Cascade"
+
+
+def test_a_draft_that_shares_nothing_is_refused():
+    pairs = [(Table(len(names) + 1), words(names)) for names in (["one", "two"], ["three", "four"])]
+    with pytest.raises(ValueError, match=r"cannot draft for .*: no token of one vocabulary is text of the other .*'lookup' needs no draft"):
+        draftwise.load(*pairs)
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,11 @@ def test_models_that_cannot_be_had(models, target, words):
 
 
 def test_a_draft_of_another_vocabulary(models):
-    found = generate(models, "x", "--draft", models["foreign"])
-    assert "vocabular" in found and models["foreign"] in found
+    drafted = CliRunner().invoke(app, ["generate", "x", "--target", models["good"], "--draft", models["foreign"], "--dtype", "float32", "-n", "8"])
+    assert drafted.exit_code == 0
+    assert drafted.stderr.startswith("foreign has another vocabulary than good and drafts by the tokens that both have (tli;")
+    alike = ["--draft", models["good"], "--drafter", "tli"]
+    assert "'tli' needs a draft of another vocabulary" in generate(models, "x", *alike)
 
 
 def test_other_commands():

@@ -24,8 +24,8 @@ def byte_level(merges: Sequence[str] = (), letters: str | None = None, end: str 
 
 
 def unigram(pieces: Sequence[str], begins_with_space: bool = False) -> PreTrainedTokenizerFast:
-    """SentencePiece's Unigram (Gemma, Llama): `pieces` with a lower bar for a space; then all single bytes, ``<s>`` and ``</s>``."""
-    vocab = [("<unk>", 0.0), *((piece, -float(10 - len(piece))) for piece in pieces), *((f"<0x{b:02X}>", -20.0) for b in range(256))]
+    """SentencePiece's Unigram (Gemma, Llama): all single bytes, then `pieces` with a lower bar for a space, ``<s>`` and ``</s>``."""
+    vocab = [("<unk>", 0.0), *((f"<0x{b:02X}>", -20.0) for b in range(256)), *((piece, -float(10 - len(piece))) for piece in pieces)]
     inner = Tokenizer(models.Unigram(vocab, 0, byte_fallback=True))
     inner.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
     if begins_with_space:

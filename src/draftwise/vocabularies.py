@@ -48,8 +48,13 @@ class Vocabulary:
         return {i: form for i, form in forms.items() if form}
 
     @cached_property
+    def ranked(self) -> list[int]:
+        """The ids of `forms`, those that are really used first: a tokenizer writes "." as such and not as the byte it also has."""
+        return sorted(self.forms, key=lambda i: (_BYTE.fullmatch(self.names[i]) is not None, i))
+
+    @cached_property
     def halves(self) -> frozenset[int]:
-        """Ids that stand for a byte which no other token would: made for characters the vocabulary lacks."""
+        """Ids of single bytes that are no character, kept for characters the vocabulary lacks."""
         return frozenset(i for i, name in self.names.items() if _BYTE.fullmatch(name) and self.forms.get(i, b"\0")[0] >= 128)
 
     @cached_property
@@ -106,12 +111,14 @@ class Pair:
     @cached_property
     def shared(self) -> dict[int, int]:
         """Target id -> draft id, one to one, ascending."""
+        if self.same:
+            return {i: i for i in sorted(self.target.names)}
         by_form: dict[tuple[bytes, bool], int] = {}
-        for i, form in sorted(self.draft.forms.items()):
-            by_form.setdefault((form, i in self.draft.halves), i)
+        for i in self.draft.ranked:
+            by_form.setdefault((self.draft.forms[i], i in self.draft.halves), i)
         found: dict[int, int] = {}
-        for i, form in sorted(self.target.forms.items()):
-            other = by_form.pop((form, i in self.target.halves), None)  # popped: a form that comes twice is shared once
+        for i in self.target.ranked:
+            other = by_form.pop((self.target.forms[i], i in self.target.halves), None)  # popped: a form that comes twice is shared once
             if other is not None:
                 found[i] = other
         found |= {i: self.draft.specials[name] for name, i in self.target.specials.items() if name in self.draft.specials}
@@ -144,7 +151,7 @@ class Pair:
     @cached_property
     def same(self) -> bool:
         """Whether every id of the target means the same to the draft."""
-        return len(self.shared) == len(self.target.names) and all(i == j for i, j in self.shared.items())
+        return self.target.forms == self.draft.forms and self.target.specials == self.draft.specials
 
     def segment(self, tokens: Sequence[int]) -> list[int]:
         """A stretch of target tokens in draft ids: what the draft's tokenizer makes of its text, since that is what the draft has learnt from."""

@@ -74,9 +74,14 @@ def load(models: Models) -> Speculator:
 
     with waiting(f"loading {' and '.join([models.target, *listed(models.draft)])}") as tell:
         speculator = draftwise.load(**models._asdict(), progress=tell)
+    announce(speculator)
+    return speculator
+
+
+def announce(speculator: Speculator) -> None:
+    """Says on stderr what was chosen for the user, if anything was."""
     if speculator.note:
         Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(speculator.note)
-    return speculator
 
 
 def one_or_all(drafts: list[str] | None) -> str | list[str] | None:

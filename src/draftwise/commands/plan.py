@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    models: Annotated[str, typer.Option("--models", help="Models with commas between them, the target last. All share one vocabulary.")],
+    models: Annotated[str, typer.Option("--models", help="Models with commas between them, the target last.")],
     prompts_file: Annotated[
         Path | None, typer.Option("--prompts", "-p", help="A .jsonl file or one prompt a line, as for `verify`. Default: the demo's three.")
     ] = None,
@@ -63,7 +63,7 @@ def plan(
 
 
 def _loaded(names: list[str], dtype: str | None, device: str | None, tell: Any) -> tuple[Speculator, dict[str, Any]]:
-    """The target's speculator, and the backend of each model. Raises ValueError for vocabularies that differ."""
+    """The target's speculator, and the backend of each model. Raises ValueError for vocabularies that have nothing in common."""
     import draftwise
 
     main = draftwise.load_model(names[-1], dtype, device, progress=tell)
@@ -71,7 +71,9 @@ def _loaded(names: list[str], dtype: str | None, device: str | None, tell: Any) 
     backends = {}
     for name in names[:-1]:
         helper = draftwise.load_model(name, dtype, device, progress=tell)
-        backends[name] = draftwise.load(main, helper, method="plain").context.draft
+        pair = draftwise.load(main, helper, method="plain")
+        options.announce(pair)
+        backends[name] = pair.context.draft
     return target, backends | {names[-1]: target.context.target}
 
 
