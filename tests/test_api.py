@@ -314,7 +314,7 @@ def test_a_draft_that_shares_few_tokens_writes_text():
 
 def test_a_draft_that_shares_nothing_is_refused():
     pairs = [(Table(len(names) + 1), words(names)) for names in (["one", "two"], ["three", "four"])]
-    with pytest.raises(ValueError, match=r"cannot draft for .*: no token of one vocabulary is text of the other .*'lookup' needs no draft"):
+    with pytest.raises(ValueError, match=r"cannot draft for .*, since no token of one vocabulary is text of the other .*'lookup' needs no draft"):
         draftwise.load(*pairs)
 
 

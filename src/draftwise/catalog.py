@@ -200,10 +200,11 @@ def method(spec: str | None, context: Context | None, length: Any = None, accept
     parts = [own if own is not None else part for own, part in zip((length, accept, drafter), given, strict=True)]
     if parts[2] == "auto":
         parts[2] = "draft-model" if context and context.draft is not None else "prompt-lookup"
-    if context and parts[2] == "draft-model":
-        parts[2] = getattr(context.draft, "drafter", "draft-model")  # a draft of another vocabulary says how it drafts
-    built = [_build(kind, parse(p) if isinstance(p, str) else p, context) for kind, p in zip(KINDS, parts, strict=False)]
-    return Method(*built)
+    parts = [parse(part) if isinstance(part, str) else part for part in parts]
+    if context and isinstance(parts[2], Spec) and parts[2].name == "draft-model":
+        draft = context.helper(parts[2].options.get("model", 1))
+        parts[2] = parts[2]._replace(name=getattr(draft, "drafter", "draft-model"))  # a draft of another vocabulary says how it drafts
+    return Method(*(_build(kind, part, context) for kind, part in zip(KINDS, parts, strict=False)))
 
 
 def load(entry: Entry) -> Any:
