@@ -237,6 +237,21 @@ def test_a_copied_source_ends_where_it_ends():
     assert PromptLookup().propose([Ask(text, 9)])[0].tokens.tolist() == [11]
 
 
+def test_ids_of_the_encoders_own_vocabulary_are_not_copied():
+    """Marian's languages may have one vocabulary each: an id of the source is then no token of the text, and may not exist there."""
+    marian = wrap(tiny.seq2seq("marian", decoder_vocab_size=30, share_encoder_decoder_embeddings=False, decoder_start_token_id=29))
+    assert (marian.vocab_size, marian.source_vocab, marian.shared, wrap(model("marian")).shared) == (30, 48, False, True)
+    decoder, texts = DraftModel(Table(30), 30, source=True), []
+    for drafter in (NoDraft(), PromptLookup(max_ngram=1), decoder, DraftModel(wrap(marian.model), 30)):
+        engine = Engine(marian)
+        source = torch.tensor([29, 47, 5, 40, *range(29), 46])
+        texts.append(engine.add([29], Sampling(max_tokens=NEW), Method(Fixed(n=4), Speculative(), drafter), source))
+        list(engine.stream())
+    assert texts[0].text.foreign and texts[0].text.copyable() is None
+    assert len({tuple(text.tokens) for text in texts}) == 1
+    assert decoder._ahead(texts[0].text) == 0
+
+
 def test_a_decoder_draft_reads_the_source_before_the_text():
     source, tokens = tiny.source("t5", n=6), [0, 5, 6]
     text = Text(0, 0, tokens, Sampling(), Noise(0), source)

@@ -42,7 +42,7 @@ def test_a_tree_drafter_with_a_rule_for_chains_is_refused_and_told_which_rules_k
 
 def test_a_target_that_reads_chains_only_is_refused_with_a_tree_drafter() -> None:
     drafter = Forest(Table(8), (2, 2))
-    with pytest.raises(ValueError, match="Forest proposes trees, and this target keeps a running state"):
+    with pytest.raises(ValueError, match="Forest proposes trees, and this target reads chains only"):
         Engine(ChainsOnly(8)).add(PROMPT, Sampling(), Method(Fixed(3), Speculative(), drafter))
 
 

@@ -51,7 +51,8 @@ class Engine:
         self._check_source(source)
         own = [int(token) for token in tokens]
         slot = -1  # none yet
-        text = Text(next(self._ids), slot, own, sampling, Noise(sampling.seed, method.accept.coupled), source)
+        foreign = not getattr(self.target, "shared", True)
+        text = Text(next(self._ids), slot, own, sampling, Noise(sampling.seed, method.accept.coupled), source, foreign)
         limit = min(len(own) + sampling.max_tokens, self.target.max_length)
         states = method.length.init(self.last.get(method.length)), method.accept.init(self.last.get(method.accept))
         sequence = Sequence(text, own, method, *states, prompt=len(own), limit=limit)

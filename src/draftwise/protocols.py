@@ -218,6 +218,7 @@ class Encodes(Protocol):
 
     reads: str
     """What the encoder takes: 'input_ids', or the name of its features. A draft with an encoder must read what its target reads."""
+    # Optional: ``shared: bool``, False where the encoder's ids are another vocabulary than the decoder's; without the attribute they are one.
 
     def refusal(self, source: Tensor | None) -> str:
         """Why a source cannot be read (None: there is none); '' if it can."""

@@ -65,7 +65,8 @@ class Sampling:
 
 class Text(NamedTuple):
     """What a drafter may know of one sequence. `tokens` is the committed text, the engine's own list: read it, never write it. `source`: what an
-    encoder-decoder target writes it from, int64 [S] or features; its `tokens` are the decoder's alone."""
+    encoder-decoder target writes it from, int64 [S] or features; its `tokens` are the decoder's alone. `foreign`: the source's ids are those of
+    another vocabulary than the text's."""
 
     id: int
     slot: int
@@ -73,6 +74,11 @@ class Text(NamedTuple):
     sampling: Sampling
     noise: Noise
     source: Tensor | None = None
+    foreign: bool = False
+
+    def copyable(self) -> Tensor | None:
+        """The ids [S] of a source that mean in the text what they mean there; None where there are none."""
+        return None if self.source is None or self.foreign or self.source.is_floating_point() else self.source
 
 
 class DraftStep(NamedTuple):

@@ -41,7 +41,7 @@ class _Slot:
 class HFSeq2Seq:
     """`model` is a loaded encoder-decoder model with a language-model head (set to eval mode here). A source is int64 [S] for a model that
     reads text (`reads` is then 'input_ids'), else the features of one input without batch dimension, [mels, frames] for Whisper. `max_length` and
-    `vocab_size` are the decoder's, `source_vocab` and `source_length` (ids at most) the encoder's.
+    `vocab_size` are the decoder's, `source_vocab` and `source_length` (ids at most) the encoder's; `shared`: both have one vocabulary.
 
     `taps` as in `HF`, of the decoder. A few short decoder passes find out whether a text can be read in parts. Raises ValueError if it cannot."""
 
@@ -60,6 +60,7 @@ class HFSeq2Seq:
         embedding = getattr(self._encoder, "get_input_embeddings", model.get_input_embeddings)
         self.source_vocab = embedding().num_embeddings if self.reads == _IDS else 0
         self.source_length = _longest_source(model.config)
+        self.shared = self.source_vocab == self.vocab_size and getattr(model.config, "share_encoder_decoder_embeddings", True)
         self._slots: dict[int, _Slot] = {}
         self._alone: int | None = None  # a token after which a pass must end
         self._probe()

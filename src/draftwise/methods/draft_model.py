@@ -48,7 +48,7 @@ class DraftModel:
 
     Where the target has an encoder, a draft with one reads the same source (and drafts nothing for a source it cannot read). A draft without one
     sees what the target's decoder has written; `source` puts the ids of the source before that. It is worth it for a draft that was trained to go
-    on from such a text, and for ids that mean the same to encoder and decoder."""
+    on from such a text; features, and ids of an encoder with a vocabulary of its own, are left out."""
 
     taps: tuple[int, ...] = ()
     has_logits = True
@@ -94,8 +94,8 @@ class DraftModel:
         return min(g.ask.n, self.backend.max_length - self._ahead(g.ask.text) - len(g.ask.text.tokens)) - len(g.tokens)
 
     def _ahead(self, text: Text) -> int:
-        """Ids of the source that stand before the text; features have none."""
-        return len(text.source) if self.source and text.source is not None and not text.source.is_floating_point() else 0
+        """Ids of the source that stand before the text; features and foreign ids do not."""
+        return len(source) if self.source and (source := text.copyable()) is not None else 0
 
     def _behind(self, text: Text) -> int:
         """Tokens that the cache lacks."""

@@ -89,7 +89,7 @@ class DraftTree:
         self, backend: Backend, vocab_size: int, shape: str = "", nodes: int = 16, width: int = 4, level: int = 0, chunk: int = 256
     ) -> None:
         if not getattr(backend, "trees", True):
-            raise ValueError("this draft keeps a running state and reads chains only: draft-model drafts with it")
+            raise ValueError("this draft reads chains only, by its running state or its own positions: draft-model drafts with it")
         if nodes < 1 or width < 1:
             raise ValueError(f"nodes and width must be at least 1, got {nodes} and {width}")
         self.shape, self.nodes, self.width = _counts(shape), nodes, width

@@ -59,7 +59,7 @@ class PromptLookup:
 
     def _draft(self, text: Text, n: int) -> Draft:
         if text.id not in self._indexes:
-            self._indexes[text.id] = _Index(self.max_ngram, self.match == "latest", _ids(text.source))
+            self._indexes[text.id] = _Index(self.max_ngram, self.match == "latest", _ids(text.copyable()))
         index = self._indexes[text.id]
         index.read_on(text.tokens)
         start = index.find()
@@ -69,8 +69,7 @@ class PromptLookup:
 
 
 def _ids(source: Tensor | None) -> list[int]:
-    """What of a source can be copied: its ids; of features nothing."""
-    return [] if source is None or source.is_floating_point() else source.tolist()
+    return [] if source is None else source.tolist()
 
 
 class _Index:
