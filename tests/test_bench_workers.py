@@ -115,6 +115,13 @@ def test_a_trace_is_left_where_it_is_wanted(ours, tmp_path):
     assert traced["tokens"] == plain["tokens"] and found.prompt == len(IDS) and "/" not in json.dumps(found.header["about"])
 
 
+def test_no_trace_is_left_of_a_method_of_trees_which_is_told_beforehand(ours, tmp_path):
+    found = ours.ask({"check": ["plain", "draft-tree", "fixed"]}, 60)
+    assert (found["refused"], found["trees"]) == ({}, ["draft-tree"])
+    traced = ask(ours, "draft-tree", trace=str(tmp_path / "x.npz"))
+    assert traced["tokens"] == ask(ours, "plain")["tokens"] and not list(tmp_path.iterdir())
+
+
 def test_memory_is_told(ours):
     assert 50 << 20 < ours.peak() < 8 << 30
 

@@ -9,6 +9,8 @@ import torch
 
 from draftwise import catalog
 from draftwise.backends.table import Table
+from draftwise.bench.replayed import policy, replay
+from draftwise.bench.tape import Tape, finish, proposes_trees, record
 from draftwise.engine import Engine
 from draftwise.methods.cascade import Cascade
 from draftwise.methods.ears import EARS
@@ -79,7 +81,27 @@ def test_budgets_count_levels_and_so_does_all_accepted() -> None:
 def test_the_acceptance_rate_is_of_levels() -> None:
     rounds = [Round(6, 2, 2, 0, 3, 1, 7, 0.1, 0.1), Round(6, 2, 1, 0, 2, 1, 7, 0.1, 0.1)]
     found = summarize(rounds, 1.0)
-    assert (found.drafted, found.accepted, found.acceptance_rate, found.by_position) == (12, 3, 0.75, (1.0, 0.5))
+    assert (found.drafted, found.levels, found.accepted, found.acceptance_rate, found.by_position) == (12, 4, 3, 0.75, (1.0, 0.5))
+
+
+def test_no_trace_is_taken_of_trees() -> None:
+    with pytest.raises(ValueError, match="a trace holds chains, and Forest proposes trees: such an answer cannot be replayed"):
+        record(Method(Fixed(3), Speculative(), Forest(Table(8), (2, 2))), Tape())
+    record(catalog.method("fixed", pair()), Tape())
+
+
+def test_a_method_of_trees_is_not_replayed_from_chains() -> None:
+    context, tape = pair(), Tape()
+    engine = Engine(context.target)
+    sequence = engine.add(PROMPT, Sampling(max_tokens=20), record(catalog.method("fixed", context), tape))
+    list(engine.stream())
+    (answer,) = replay([finish(tape, sequence, {})], [policy("draft-tree")])
+    assert answer.refused == "its drafter is draft-tree, and draft-model drafted this trace"
+
+
+def test_which_methods_propose_trees() -> None:
+    context = pair()
+    assert [proposes_trees(catalog.method(name, context)) for name in ("draft-tree", "fixed", "plain")] == [True, False, False]
 
 
 def test_the_steps_of_a_tree_are_those_that_were_judged() -> None:

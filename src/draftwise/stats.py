@@ -36,7 +36,8 @@ class Summary(NamedTuple):
     """`tokens` emitted in `rounds` target passes and `seconds`. `tau`: tokens per target pass. `drafted`: of trees all nodes.
     `by_position[i]`: share of rounds that drafted more than i levels in which the first i+1 were all accepted. `relaxed_share`: of the emitted
     tokens. The three shares of time are of `seconds` and add up to 1; the drafter's prompt reading counts as draft, the target's as verify.
-    `drafters`: pairs (who drafted, in how many rounds), most rounds first; empty where the records do not tell."""
+    `drafters`: pairs (who drafted, in how many rounds), most rounds first; empty where the records do not tell. `levels`: drafted, of which
+    `acceptance_rate` is the share accepted; of chains the same as `drafted`."""
 
     tokens: int
     rounds: int
@@ -54,13 +55,14 @@ class Summary(NamedTuple):
     verify_share: float
     other_share: float
     drafters: tuple[tuple[str, int], ...] = ()
+    levels: int = 0
 
 
 def summarize(rounds: Sequence[Counts], seconds: float) -> Summary:
     """The figures of one sequence's `rounds`, decoded in `seconds` of wall time. Empty rounds give zeros."""
     passes = [r for r in rounds if r.emitted]
     tokens, drafted = sum(r.emitted for r in rounds), sum(r.drafted for r in rounds)
-    accepted, relaxed = sum(r.accepted for r in rounds), sum(r.relaxed for r in rounds)
+    accepted, relaxed, levels = sum(r.accepted for r in rounds), sum(r.relaxed for r in rounds), sum(r.depth for r in rounds)
     draft_share, verify_share = _over(sum(r.draft_s for r in rounds), seconds), _over(sum(r.verify_s for r in rounds), seconds)
     return Summary(
         tokens,
@@ -71,7 +73,7 @@ def summarize(rounds: Sequence[Counts], seconds: float) -> Summary:
         drafted,
         accepted,
         relaxed,
-        _over(accepted, sum(r.depth for r in rounds)),
+        _over(accepted, levels),
         by_position(passes),
         _over(drafted, len(passes)),
         _over(relaxed, tokens),
@@ -79,6 +81,7 @@ def summarize(rounds: Sequence[Counts], seconds: float) -> Summary:
         verify_share,
         max(0.0, 1 - draft_share - verify_share) if seconds > 0 else 0.0,
         tuple(Counter(origin for r in rounds if r.drafted and (origin := getattr(r, "origin", ""))).most_common()),
+        levels,
     )
 
 

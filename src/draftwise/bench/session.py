@@ -73,7 +73,9 @@ def bench(
         watch.begin("getting ready")
         found = parts or Part(rendering.load(chosen.options.target), partial(setup.score, chosen))
         home = Variant(OURS, tuple(worker(setup.frame(chosen.options, 0))), OURS)
-        host = _home(pool, home, chosen.methods)
+        host, trees = _home(pool, home, chosen.methods)
+        for spec in trees if chosen.options.trace else ():
+            watch.tell(f"no trace is taken of {spec!r}: it proposes trees, and a trace holds chains")
         sizes = setup.contexts(chosen, found.renderer)
         short = {key: size for key, size in sizes.items() if size <= host.ready["max_length"]}
         _left_out(sizes.keys() - short.keys(), sizes, host.ready["max_length"], watch)
@@ -89,16 +91,18 @@ def bench(
         return Outcome(store.rows, missing, runner.failed, skipped, store.peaks)
 
 
-def _home(pool: Pool, home: Variant, methods: list[str]) -> Host:
-    """Our own worker, which has loaded the models and would run all methods. Raises ValueError where it cannot."""
+def _home(pool: Pool, home: Variant, methods: list[str]) -> tuple[Host, list[str]]:
+    """Our own worker, which has loaded the models and would run all methods, and those of them that propose trees. Raises ValueError where it
+    cannot."""
     try:
         host = pool.turn(home.argv, home.log)
-        refused = host.ask({"check": methods}, 600)["refused"]
+        answer = host.ask({"check": methods}, 600)
+        refused = answer["refused"]
     except WorkerError as error:
         raise ValueError(f"our own engine could not be started: {error}") from None
     if refused:
         raise ValueError("; ".join(f"the method {spec!r} cannot run: {reason}" for spec, reason in refused.items()))
-    return host
+    return host, answer.get("trees", [])
 
 
 def _left_out(keys: set[Key], sizes: dict[Key, int], most: int, watch: Watch) -> None:

@@ -59,12 +59,20 @@ class Tape:
 
 
 def record(method: Method, tape: Tape) -> Method:
-    """`method`, noting on `tape` what it looks at. One tape for one request; raises ValueError for a tape that has been used."""
+    """`method`, noting on `tape` what it looks at. One tape for one request; raises ValueError for a tape that has been used, and for a
+    drafter of trees."""
+    if proposes_trees(method):
+        raise ValueError(f"a trace holds chains, and {type(method.drafter).__name__} proposes trees: such an answer cannot be replayed")
     if tape.method is not None:
         raise ValueError("a tape records one request: take a new one for each")
     tape.method = method
     wants = method.accept.wants_logits or bool(method.drafter.has_logits)
     return Method(cast(Length, _Length(method.length, tape)), cast(Accept, _Accept(method.accept, tape, wants)), method.drafter)
+
+
+def proposes_trees(method: Method) -> bool:
+    """Whether its drafts may be trees, of which no trace is taken."""
+    return bool(getattr(method.drafter, "trees", False))
 
 
 def save(path: str | os.PathLike[str], tape: Tape, sequence: Decoding, about: Mapping[str, Any]) -> None:
@@ -153,7 +161,7 @@ class _Accept:
 
     def judge(self, target: Target, draft: Draft, u: Uniforms, state: Any, relax: Relax = always) -> tuple[Verdict, Any]:
         if draft.parents is not None:
-            raise ValueError("a trace holds chains, and this drafter proposes trees")
+            raise ValueError("a trace holds chains, and this drafter proposes trees without saying so")
         verdict, after = self.rule.judge(target, draft, u, state, relax)
         if target.p.is_cuda:
             torch.cuda.synchronize(target.p.device)  # else the notes would pay for what the round has queued

@@ -164,7 +164,7 @@ def total(runs: Sequence[Run], method: str) -> dict[str, Any]:
     speed, plain = (_ratio([r.result.stats for r in runs if r.method == m], "tokens", "seconds") for m in (method, "plain"))
     stats = [run.result.stats for run in runs if run.method == method]
     figures = {"tokens": sum(s.tokens for s in stats), "drafted": sum(s.drafted for s in stats), "tokens_per_second": speed}
-    figures |= {"tau": _ratio(stats, "tokens", "rounds"), "acceptance_rate": _ratio(stats, "accepted", "drafted")}
+    figures |= {"tau": _ratio(stats, "tokens", "rounds"), "acceptance_rate": _ratio(stats, "accepted", "levels")}
     return {"prompt": "all", "method": method, "speed_up": speed / plain, "same_text": all(r["same_text"] for r in mine), "stats": figures}
 
 

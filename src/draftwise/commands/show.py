@@ -66,8 +66,9 @@ def _rows(s: Summary) -> Iterable[tuple[str, str]]:
     yield "tokens/s", f"{s.tokens_per_second:.1f}"
     yield "tau", f"{s.tau:.2f} tokens per target pass ({s.rounds} passes)"
     if s.drafted:
-        yield "drafted", f"{s.drafted} ({s.drafted_per_round:.1f} per pass)"
-        yield "accepted", f"{s.accepted} ({s.acceptance_rate:.0%} of the drafted)"
+        trees = s.levels != s.drafted
+        yield "drafted", f"{s.drafted} ({s.drafted_per_round:.1f} per pass)" + (f" on {s.levels} levels" if trees else "")
+        yield "accepted", f"{s.accepted} ({s.acceptance_rate:.0%} of the {'levels' if trees else 'drafted'})"
     if len(s.drafters) > 1:
         yield "drafted by", ", ".join(f"{name} in {n} passes" for name, n in s.drafters)
     if s.relaxed:

@@ -119,12 +119,12 @@ def _reached(rows: Sequence[Row]) -> int:
 
 
 def _by_round(rows: Sequence[Row]) -> list[tuple[list[int], list[int]]]:
-    """(drafted, accepted) of all answers that have an i-th round, while enough of them have. Rounds that only read the prompt do not count."""
+    """(levels drafted, accepted) of all answers that have an i-th round, while enough of them have. Rounds that only read the prompt do not count."""
     told = [[some for some in turn.rounds if some.emitted] for row in rows for turn in row.turns if turn.rounds]
     if not any(some.drafted for turn in told for some in turn):
         return []
     reached = [[turn[i] for turn in told if len(turn) > i] for i in range(max(len(turn) for turn in told))]
-    return [([p.drafted for p in some], [p.accepted for p in some]) for some in reached if len(some) >= _FEW * len(told)]
+    return [([p.depth for p in some], [p.accepted for p in some]) for some in reached if len(some) >= _FEW * len(told)]
 
 
 def _grid(n: int) -> tuple[Any, list[Any]]:

@@ -33,7 +33,7 @@ def columns(figures: Sequence[Figure], baseline: str = PLAIN) -> list[Column]:
         Column("first → last sample", "tokens/s of the first and of the last answer to a problem, and their ratio, 95 % interval", _learnt),
         Column("tau by sample", "tau of the first, second, … answer to a problem", _by_sample),
         Column("tau", "tokens per target pass, bonus token included", lambda f: _number(f.tau)),
-        Column("accepted, %", "accepted over drafted tokens", lambda f: _hundred(f.acceptance_rate)),
+        Column("accepted, %", "accepted over drafted tokens, of trees over their levels", lambda f: _hundred(f.acceptance_rate)),
         Column("drafted", "drafted tokens per round", lambda f: _number(f.drafted_per_round)),
         Column("first, s", "median time to the first token", lambda f: _number(f.first_token_s)),
         Column("token, ms", "time per later token: median / 90th percentile", _token),

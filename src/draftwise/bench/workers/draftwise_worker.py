@@ -52,7 +52,11 @@ class Worker:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The reply to a request."""
-        return {"refused": self._check(request["check"])} if "check" in request else self._decode(request)
+        if "check" not in request:
+            return self._decode(request)
+        refused = self._check(request["check"])
+        trees = [spec for spec in request["check"] if spec not in refused and tape.proposes_trees(self._engine(spec)[1])]
+        return {"refused": refused, "trees": trees}
 
     def _check(self, specs: list[str]) -> dict[str, str]:
         refused = {}
@@ -75,7 +79,7 @@ class Worker:
         engine, method = self._engine(request["variant"])
         stops = tuple(request["stop_ids"])
         sampling = Sampling(request["temperature"], top_p=request["top_p"], seed=request["seed"], max_tokens=request["max_tokens"], stop_ids=stops)
-        notes = tape.Tape() if "trace" in request else None
+        notes = tape.Tape() if "trace" in request and not tape.proposes_trees(method) else None
         reply, sequence = timed(engine, request["ids"], sampling, method if notes is None else tape.record(method, notes))
         if notes is not None:
             reply["seconds"] -= notes.seconds  # the arrivals, which came while notes were taken, stay as they were
