@@ -89,6 +89,7 @@ _ENTRIES = [
     Entry("length", "adaedl", "entropy bound against a threshold that follows acceptance", ("agrawal2024adaedl",), _M + "adaedl:AdaEDL"),
     Entry("length", "gammatune", "smoothed accepted length, expanding at once", ("gautam2025gammatune",), _M + "gammatune:GammaTune"),
     Entry("length", "gammatune-plus", "GammaTune with a confidence stop", ("gautam2025gammatune",), _M + "gammatune:GammaTunePlus"),
+    Entry("length", "breakeven", "draft while one more token pays at the costs measured here", (), _M + "breakeven:Breakeven"),
     Entry("length", "adasd", "stop above the mean entropy of rejected tokens", ("lu2025adasd",), _M + "adasd:AdaSDStop"),
     Entry(
         "accept", "speculative", "rejection sampling: keeps the target's distribution",
@@ -144,6 +145,7 @@ _ENTRIES = [
     Entry("method", "adaedl", "AdaEDL's entropy bound", ("agrawal2024adaedl",), parts=("adaedl", "speculative", "draft-model")),
     Entry("method", "gammatune", "GammaTune's lengths", ("gautam2025gammatune",), parts=("gammatune", "speculative", "auto")),
     Entry("method", "gammatune-plus", "GammaTune+'s lengths", ("gautam2025gammatune",), parts=("gammatune-plus", "speculative", "draft-model")),
+    Entry("method", "breakeven", "as many tokens as pay here, lossless", parts=("breakeven", "speculative", "auto")),
     Entry("method", "coupled", "plain decoding's own tokens for the same seed", ("daliri2024coupling",), parts=("adasd", "coupled", "draft-model")),
     Entry("method", "typical", "typical acceptance over AdaSD's lengths", ("cai2024medusa",), parts=("adasd", "typical", "draft-model")),
     Entry("method", "ears", "EARS over AdaSD's lengths", ("sun2025ears",), parts=("adasd", "ears", "draft-model")),

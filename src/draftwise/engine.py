@@ -12,7 +12,7 @@ from torch import Tensor
 
 from draftwise.clock import Clock
 from draftwise.noise import Noise
-from draftwise.protocols import Ask, Backend, Drafter, Encodes
+from draftwise.protocols import Ask, Backend, Drafter, Encodes, has_steps
 from draftwise.rounds import NOTHING, verify
 from draftwise.sequence import Method, Sequence
 from draftwise.stats import Costs
@@ -112,8 +112,9 @@ class Engine:
             self._costs(self.target).verified(rows, verify_s)
         if len({id(s.method.drafter) for s in ready}) == 1 and max(now.lag for now in nows) <= _CATCH_UP:
             self._costs(ready[0].method.drafter).drafted(max((levels(d.parents, len(d.tokens)) for d in drafts.values()), default=0), draft_s)
+        lags = {s.text.id: now.lag for s, now in zip(ready, nows, strict=True)}
         for (sequence, draft), outcome in zip(batch, outcomes, strict=True):
-            chunk = sequence.commit(draft, outcome, len(batch), rows, draft_s, verify_s)
+            chunk = sequence.commit(draft, outcome, len(batch), rows, draft_s, verify_s, lags.get(sequence.text.id, 0))
             if chunk.tokens:
                 self._chunks.append(chunk)
             sequence.method.drafter.observe(sequence.text, draft, outcome)
@@ -167,7 +168,7 @@ class Engine:
             raise ValueError(f"the prompt has token ids outside the model's vocabulary of {self.target.vocab_size}")
         if accept.wants_logits and not drafter.has_logits:
             raise ValueError(f"{_name(accept)} compares the draft's laws with the target's, and {_name(drafter)} has none: use a draft model")
-        if length.per_token and not getattr(drafter, "has_steps", drafter.has_logits):  # text-level drafters have figures without rows
+        if length.per_token and not has_steps(drafter) and not getattr(length, "rowless", False):
             raise ValueError(f"{_name(length)} stops on the draft's confidence, and {_name(drafter)} has none: use a draft model or another length")
         if getattr(drafter, "trees", False) and not accept.trees:
             raise ValueError(

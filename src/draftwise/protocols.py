@@ -25,7 +25,10 @@ def always(_: int) -> bool:
 @runtime_checkable
 class Length(Protocol):
     """How many tokens to draft. A stop rule may look at a drafted token only if that token is still submitted: hence `more` is asked
-    after the token is kept, and a policy never drops one."""
+    after the token is kept, and a policy never drops one.
+
+    Two more class attributes may be there. ``rowless = True``: a policy with `per_token` that also does without `more`, for drafters without rows.
+    ``rests = True``: `update` is called for rounds of 0 drafted tokens as well."""
 
     per_token: ClassVar[bool]
     """False = `more` is never asked: the draft loop then runs without a host sync."""
@@ -163,7 +166,7 @@ class Drafter(Protocol):
     learns_rows: bool
     """Needs the target's rows in `observe`."""
     # Optional: ``trees: bool``, whether its drafts may have `parents`; without the attribute it drafts chains. Rules and targets that know
-    # chains only are refused with it when a request is added.
+    # chains only are refused with it when a request is added. ``has_steps: bool``, whether it gives steps (by default where it has logits).
 
     def lag(self, text: Text) -> int:
         """Tokens of the text it has not read yet."""
@@ -180,6 +183,11 @@ class Drafter(Protocol):
     def free(self, text: Text) -> None:
         """The sequence is over."""
         ...
+
+
+def has_steps(drafter: Drafter) -> bool:
+    """Whether a length policy can look at this drafter's tokens one by one."""
+    return bool(getattr(drafter, "has_steps", drafter.has_logits))
 
 
 @runtime_checkable

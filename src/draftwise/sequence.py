@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from draftwise.protocols import Accept, Ask, Drafter, Length, Relax, always
+from draftwise.protocols import Accept, Ask, Drafter, Length, Relax, always, has_steps
 from draftwise.rounds import Judging, judged
 from draftwise.trees import levels
 from draftwise.types import Chunk, Draft, Now, Origin, Outcome, Round, Text
@@ -39,14 +39,14 @@ class Sequence:
         """What the drafter is asked for in this round; ``n`` may be 0."""
         length, state = self.method.length, self.length_state
         n = max(0, min(length.budget(state, now), now.room))
-        more = (lambda steps: length.more(state, now, steps)) if length.per_token else None
+        more = (lambda steps: length.more(state, now, steps)) if length.per_token and has_steps(self.method.drafter) else None
         return Ask(self.text, n, more, self.method.accept.wants_logits, now.room)
 
     def judging(self, draft: Draft) -> Judging:
         """What `verify` is to judge."""
         return Judging(self.text, draft, self.method.accept, self.accept_state, relax=self.relax)
 
-    def commit(self, draft: Draft, outcome: Outcome, batch: int, rows: int, draft_s: float, verify_s: float) -> Chunk:
+    def commit(self, draft: Draft, outcome: Outcome, batch: int, rows: int, draft_s: float, verify_s: float, lag: int = 0) -> Chunk:
         """Appends what was verified, cut at the first stop id and at the limit, and moves both states on."""
         tokens, origins = emitted(draft, outcome)
         tokens = tokens[: self._cut(tokens)]
@@ -56,10 +56,10 @@ class Sequence:
         finished = self.finish_reason is not None
         accepted = min(len(outcome.path), len(tokens))
         relaxed = sum(i < accepted for i in outcome.relaxed)
-        round = Round(drafted, depth, accepted, relaxed, len(tokens), batch, rows, draft_s, verify_s, finished, steps, draft.origin)
+        round = Round(drafted, depth, accepted, relaxed, len(tokens), batch, rows, draft_s, verify_s, finished, steps, draft.origin, lag)
         self.rounds.append(round)
         self.accept_state = outcome.state
-        if round.drafted and round.emitted and not finished:
+        if (round.drafted or getattr(self.method.length, "rests", False)) and round.emitted and not finished:
             self.length_state = self.method.length.update(self.length_state, round)
         return Chunk(self.text.id, tuple(tokens), origins[: len(tokens)], self.finish_reason, round, outcome.logprobs[: len(tokens)])
 

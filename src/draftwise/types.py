@@ -222,7 +222,8 @@ class Round(NamedTuple):
     """The record of one round of one sequence, plain data. `drafted` nodes, `depth` levels (chain: the same), `accepted` and `relaxed` of
     them, `emitted` tokens (bonus or correction included). `batch` sequences and `rows` fed tokens of the whole forward. Seconds of the
     whole step: `draft_s`, `verify_s`. `finished`: a stop id or a limit ended the text in this round. `steps` as in Draft for a chain; of
-    a tree, one a level: those of the accepted path, and of the first token that was tried after it. `origin`: who drafted."""
+    a tree, one a level: those of the accepted path, and of the first token that was tried after it. `origin`: who drafted. `lag`: tokens of the
+    text that the drafter had not read when it was asked."""
 
     drafted: int
     depth: int
@@ -236,6 +237,7 @@ class Round(NamedTuple):
     finished: bool = False
     steps: tuple[DraftStep, ...] = ()
     origin: str = "none"
+    lag: int = 0
 
 
 class Now(NamedTuple):

@@ -1,0 +1,179 @@
+"""Break-even: draft exactly while one more token is expected to earn more tokens a second than decoding earns as it goes.
+
+Our own policy. It has no constants to tune for a model, a machine or a text: what it needs it measures while it runs.
+
+*What survives.* Two logistic regressions, learnt a token at a time (`draftwise.methods.breakeven_fit`). ``h(x)``: the chance that a drafted token is
+accepted once all before it were, from the probability the draft gave it, the entropy of the draft's row, and its position; it starts as "the draft
+is calibrated". ``a(x)``: the same chance for the token that comes *next* and is not drafted yet, from its position and from what is known of the one
+before it. The text of a request teaches both; the next request starts with them, half as sure.
+
+*What it costs.* Seconds of a draft step and of a target pass over k rows, as the engine measures them on this machine (`Now`).
+
+*The rule.* With S = prod h over the tokens drafted so far, i of them, another one is worth drafting iff
+
+    S * a / (step + pass(i+2) - pass(i+1))  >  R
+
+where R is the rate of decoding in tokens per second: the larger of the plain rate ``1 / pass(1)`` and the rate of the policy's own recent rounds,
+priced by the same table. (The marginal value theorem: leave where the marginal gain falls to the mean rate. As S falls and the costs do not, looking
+one step ahead is enough.) A drafter without rows, such as prompt lookup, gives the a(x) of positions only, and the rule is used before drafting.
+
+*The floor.* An account in seconds: what rounds gained over plain passes, less what they lost. Drafting has to be paid from it. It starts with
+`stake` plain passes, never holds more than twice that, and half a percent of the time of plain passes is paid in: so a draft that never pays costs
+the stake once, over all requests, and from then on half a percent. Where nothing is expected to pay, single tokens are still drafted as long as half
+of the stake would be left. A draft that has to read a text first may do so where the tokens still allowed would earn that time back at the rate known so
+far; of a draft nobody has tried, a saving of 0.3 is expected.
+
+Lossless: `more` is asked after a token is kept, and what a length depends on (times, and verdicts of the past) says nothing of the token to come.
+Under `speculative` the text's law is that of plain decoding, at temperature 0 and under `coupled` its tokens are. Simulated against every fixed
+length by ``benchmarks/breakeven_sim.py``. A cascade or a chooser knows no times of its parts: inside one this policy never drafts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from draftwise.methods.breakeven_fit import Fit, chance, faded, logit, seconds, seen
+from draftwise.types import DraftStep, Now, Round
+
+_DRAFTED = Fit((0.0, 1.0, 0.0, 0.0, 0.0), (2.0,) * 5)  # 1, logit of the draft's probability, its entropy, ln(1 + position), how the last round went
+_NEXT = Fit((0.8, 0.2, 0.0, 0.5), (1.0, 2.0, 2.0, 2.0))  # 1, logit of the probability of the token before (0: not known), the last two as above
+_MEMORY = 0.95  # of the rate of past rounds, from one to the next
+_PROBING = 0.005  # of the time of plain passes
+_READS = 16  # tokens that a draft reads in the time of a step: what catching up is taken to cost
+_GAIN = 0.3  # of plain time, expected of a draft that nothing is known of
+
+
+class Account(NamedTuple):
+    """`drafted` and `ahead`: the two regressions. `emitted`, `depth`, `rounds`, `spent`: fading sums of tokens, levels, rounds and seconds over the
+    rounds that drafted. `plain_s`: seconds of a plain pass (0: none was seen). `balance`: seconds that may be lost. `recent`: how the
+    last round went, from -1 (nothing accepted) to 1 (all). `told`: whether the drafter has
+    rows, as far as the last round says. `started`: the round that read the prompt is over."""
+
+    drafted: Fit = _DRAFTED
+    ahead: Fit = _NEXT
+    emitted: float = 0.0
+    depth: float = 0.0
+    rounds: float = 0.0
+    spent: float = 0.0
+    plain_s: float = 0.0
+    balance: float = 0.0
+    recent: float = 0.0
+    told: bool = False
+    started: bool = False
+
+
+@dataclass(frozen=True)
+class Breakeven:
+    """`stake`: plain passes' worth of time that a draft may lose before it has earned anything. `cap`: most tokens of a round."""
+
+    stake: float = 4.0
+    cap: int = 32
+
+    per_token: ClassVar[bool] = True
+    rowless: ClassVar[bool] = True  # does without `more` where the drafter has no rows
+    rests: ClassVar[bool] = True  # is told of rounds without a draft too
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.stake) and self.stake > 0):
+            raise ValueError(f"stake must be a finite number of plain passes above 0, got {self.stake}")
+        if self.cap < 1:
+            raise ValueError(f"cap must be at least 1 draft token, got {self.cap}")
+
+    def init(self, last: Account | None) -> Account:
+        if last is None:
+            return Account()
+        return last._replace(drafted=faded(last.drafted, _DRAFTED, 0.5), ahead=faded(last.ahead, _NEXT, 0.5), started=False)
+
+    def budget(self, state: Account, now: Now) -> int:
+        plain = next((s for rows, s in now.verify_s if rows == now.batch), math.nan)
+        if math.isnan(plain) or not state.plain_s:
+            return 0  # a plain pass is needed to measure by
+        if math.isnan(now.draft_s):
+            return min(4, self.cap)  # what a draft costs is not known yet
+        reading = now.draft_s * max(0, now.lag - _READS) / _READS
+        left = state.balance - (now.draft_s + seconds(now.verify_s, now.batch + 1) - plain + reading)
+        if left < 0 and not (state.balance > 0 and reading <= _gain(state) * plain * now.room):
+            return 0
+        n = self._before(state, now)
+        if not n:
+            return int(left >= self.stake * plain / 2)  # a probe: what is known may be wrong by now
+        return self.cap if state.told else n
+
+    def more(self, state: Account, now: Now, steps: Sequence[DraftStep]) -> bool:
+        survival = 1.0
+        for i, step in enumerate(steps):
+            survival *= chance(state.drafted, _of(step, i, state.recent))
+        n = len(steps)
+        ahead = chance(state.ahead, (1.0, logit(steps[-1].prob), math.log1p(n), state.recent))
+        return n < self.cap and survival * ahead > _rate(state, now) * _marginal(now, n)
+
+    def update(self, state: Account, round: Round) -> Account:
+        if not state.started:
+            state = state._replace(started=True)
+            return state if not round.drafted else self._judged(state, round)
+        return self._speculated(self._judged(state, round), round) if round.drafted else self._rested(state, round)
+
+    def _rested(self, state: Account, round: Round) -> Account:
+        """The account after a round without a draft."""
+        if not state.plain_s and round.rows == round.batch:
+            return state._replace(plain_s=round.verify_s, balance=self.stake * round.verify_s)
+        plain = 0.8 * state.plain_s + 0.2 * round.verify_s if round.rows == round.batch else state.plain_s
+        balance = min(state.balance + _PROBING * plain, 2 * self.stake * plain)
+        return state._replace(plain_s=plain, balance=balance, recent=_MEMORY * state.recent)
+
+    def _speculated(self, state: Account, round: Round) -> Account:
+        """The account after a round with one. One that had to read a text was allowed for what it earns later, or has to be paid."""
+        gain = round.emitted * state.plain_s - round.draft_s - round.verify_s
+        if round.lag > _READS:
+            return state if _gain(state) > 0 else state._replace(balance=state.balance + gain)
+        sums = (round.emitted, round.depth, 1, round.draft_s + round.verify_s)
+        emitted, depth, rounds, spent = (_MEMORY * old + new for old, new in zip(state[2:6], sums, strict=True))
+        balance = min(state.balance + gain, 2 * self.stake * state.plain_s)
+        return state._replace(emitted=emitted, depth=depth, rounds=rounds, spent=spent, balance=balance)
+
+    @staticmethod
+    def _judged(state: Account, round: Round) -> Account:
+        """Both regressions after what was judged: the accepted levels, and the first that was not. What came after it was judged by nobody."""
+        drafted, ahead, told = state.drafted, state.ahead, len(round.steps) == round.depth
+        for i in range(min(round.accepted + 1, round.depth)):
+            yes = i < round.accepted
+            ahead = seen(ahead, (1.0, logit(round.steps[i - 1].prob) if i and told else 0.0, math.log1p(i), state.recent), yes)
+            drafted = seen(drafted, _of(round.steps[i], i, state.recent), yes) if told else drafted
+        return state._replace(drafted=drafted, ahead=ahead, told=told, recent=2 * round.accepted / round.depth - 1)
+
+    def _before(self, state: Account, now: Now) -> int:
+        """How many tokens are worth drafting by what is known before they are drafted: all that may be where `more` will be asked."""
+        survival, rate, n = 1.0, _rate(state, now), 0
+        while n < min(self.cap, now.room):
+            survival *= chance(state.ahead, (1.0, 0.0, math.log1p(n), state.recent))
+            if survival <= rate * _marginal(now, n):
+                break
+            n += 1
+        return n
+
+
+def _gain(state: Account) -> float:
+    """The share of plain time that drafting is expected to save, by the rounds so far; below 0 where it costs."""
+    return 1 - state.spent / (state.emitted * state.plain_s) if state.rounds >= 1 else _GAIN
+
+
+def _rate(state: Account, now: Now) -> float:
+    """R: tokens per second of a sequence."""
+    plain = 1 / seconds(now.verify_s, now.batch)
+    if not state.rounds or math.isnan(now.draft_s):
+        return plain
+    depth = state.depth / state.rounds
+    return max(plain, state.emitted / state.rounds / (now.draft_s * depth + seconds(now.verify_s, now.batch + depth)))
+
+
+def _marginal(now: Now, n: int) -> float:
+    """Seconds that a draft token after n others costs."""
+    rows = now.batch + n
+    return now.draft_s + seconds(now.verify_s, rows + 1) - seconds(now.verify_s, rows)
+
+
+def _of(step: DraftStep, i: int, recent: float) -> tuple[float, ...]:
+    return 1.0, logit(step.prob), step.entropy, math.log1p(i), recent
