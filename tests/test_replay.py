@@ -37,6 +37,7 @@ from tables import PROMPT, pair
 
 DATA = Path(__file__).parent / "data"
 LENGTHS = catalog.names("length")
+UNTIMED = [name for name in LENGTHS if name != "breakeven"]  # which looks at seconds, and no other run has the same
 ACCEPTS = [*catalog.names("accept"), "adasd:base=ratio", "adasd:version=2"]
 GREEDY, WARM = {"temperature": 0.0}, {"temperature": 0.7}
 
@@ -99,7 +100,7 @@ def test_a_trace_gives_its_own_rounds_again(length: str, accept: str, temperatur
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-@pytest.mark.parametrize("other", [*LENGTHS, "fixed:n=0", "fixed:n=14"])
+@pytest.mark.parametrize("other", [*UNTIMED, "fixed:n=0", "fixed:n=14"])
 @pytest.mark.parametrize("recorded", ["fixed:n=8", "gammatune", "adasd"])
 def test_exact_rounds_of_another_length_are_those_of_a_real_run(recorded: str, other: str, temperature: float) -> None:
     exact = 0
@@ -120,7 +121,7 @@ def test_exact_rounds_of_another_rule_are_those_of_a_real_run(recorded: str, oth
         check_exact(play(found.trace, real.method.length, real.method.accept), real.rounds)
 
 
-@pytest.mark.parametrize("length", [name for name in LENGTHS if name != "adaedl"])  # whose state counts what was drafted in vain
+@pytest.mark.parametrize("length", [name for name in UNTIMED if name != "adaedl"])  # whose state counts what was drafted in vain
 def test_greedy_lossless_lengths_are_exact_to_the_end(length: str) -> None:
     """What a draft model would have proposed is known at every place of the text."""
     for seed in range(3):
@@ -326,3 +327,10 @@ def test_the_command(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, ["replay", str(tmp_path), "--methods", "gamatune"])
     assert wrong.exit_code == 2
     assert "did you mean 'gammatune'" in wrong.output
+
+
+def test_a_policy_that_looks_at_seconds_is_an_estimate_from_its_first_round() -> None:
+    found = answer("fixed:n=8", "speculative", 0.0, 0)
+    played = play(found.trace, part("length", "breakeven"), found.method.accept)
+    assert set(played.grades) == {Grade.ESTIMATE} and played.left == 0
+    assert sum(r.emitted for r in played.rounds) == len(found.tokens)

@@ -141,6 +141,8 @@ class _Game:
                 yield from ([*spots, *rest[:k]] for k in range(len(rest) + 1))
                 return
             steps = self._evidence(spots, guess).steps()
+            if not steps and getattr(self.length, "rowless", False):
+                continue
             if not steps:
                 raise Missing(f"it stops on the draft's confidence, and the drafter {self.trace.header['origin']!r} had none")
             if steps[-1].token in self.stops or not self.length.more(self.length_state, now, steps):
@@ -156,7 +158,7 @@ class _Game:
         accepted = min(decision.accepted, emitted)
         relaxed = sum(i < accepted for i in decision.relaxed)
         state = self.length_state
-        if spots and emitted and not finished:
+        if (spots or getattr(self.length, "rests", False)) and emitted and not finished:
             state = self.length.update(state, self._past(len(spots), accepted, relaxed, emitted, now, evidence.steps()))
         return _Outcome(decision, accepted, relaxed, emitted, last, finished, state)
 
@@ -240,6 +242,8 @@ class _Game:
         verify_s = tuple((columns["cost_rows"][i], columns["cost_seconds"][i]) for i in pairs)
         lag = columns["lag"][r] if self.in_step else self.lag
         now = Now(columns["batch"][r], self.context, self.room - self.context - 1, lag, columns["now_draft_s"][r], verify_s)
+        if not self.in_step:  # what a run of its own would have measured by then
+            now = now._replace(draft_s=self.costs.step, verify_s=tuple((k, self.costs.verify(k)) for k in sorted({1, *self.costs.widths})))
         return watched_now(now, self.clock)
 
     def _past(self, drafted: int, accepted: int, relaxed: int, emitted: int, now: Now, steps: tuple[Any, ...]) -> Round:
@@ -248,7 +252,7 @@ class _Game:
         rows, times = 1 + drafted, (self.costs.draft(drafted), self.costs.verify(1 + drafted))
         if r >= 0 and self.in_step and columns["drafted"][r] == drafted:
             rows, times = columns["rows"][r], (columns["draft_s"][r], columns["verify_s"][r] + columns["record_s"][r])
-        return watched_round(Round(drafted, drafted, accepted, relaxed, emitted, now.batch, rows, *times, False, steps), self.clock)
+        return watched_round(Round(drafted, drafted, accepted, relaxed, emitted, now.batch, rows, *times, False, steps, lag=now.lag), self.clock)
 
     def _is_text(self, spots: Sequence[Spot]) -> bool:
         """Whether these tokens are the text's."""

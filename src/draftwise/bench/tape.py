@@ -116,6 +116,14 @@ class _Length:
     def per_token(self) -> bool:
         return self.policy.per_token
 
+    @property
+    def rowless(self) -> bool:
+        return getattr(self.policy, "rowless", False)
+
+    @property
+    def rests(self) -> bool:
+        return getattr(self.policy, "rests", False)
+
     def init(self, last: Any | None) -> Any:
         state = self.policy.init(last)
         self.tape.fresh &= state == self.policy.init(None)

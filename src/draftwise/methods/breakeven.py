@@ -20,8 +20,8 @@ one step ahead is enough.) A drafter without rows, such as prompt lookup, gives 
 *The floor.* An account in seconds: what rounds gained over plain passes, less what they lost. Drafting has to be paid from it. It starts with
 `stake` plain passes, never holds more than twice that, and half a percent of the time of plain passes is paid in: so a draft that never pays costs
 the stake once, over all requests, and from then on half a percent. Where nothing is expected to pay, single tokens are still drafted as long as half
-of the stake would be left. A draft that has to read a text first may do so where the tokens still allowed would earn that time back at the rate known so
-far; of a draft nobody has tried, a saving of 0.3 is expected.
+of the stake would be left. A draft that has to read a text first may do so where the tokens still allowed would earn that time back at the rate known
+so far; of a draft nobody has tried, a saving of 0.3 is expected.
 
 Lossless: `more` is asked after a token is kept, and what a length depends on (times, and verdicts of the past) says nothing of the token to come.
 Under `speculative` the text's law is that of plain decoding, at temperature 0 and under `coupled` its tokens are. Simulated against every fixed
