@@ -70,6 +70,22 @@ def play(rule: Accept, vocab: int = 5, **options: Any) -> Iterator[tuple[Case, A
         yield one, before, verdict, state
 
 
+def bush(rule: Accept, sampling: Sampling, seed: int, vocab: int = 5) -> Case:
+    """One judgement of a random tree whose siblings differ; they have no law."""
+    generator = torch.Generator().manual_seed(seed)
+    parents, tokens = [-1], [int(torch.randint(vocab, (1,), generator=generator))]
+    for i in range(1, 9):
+        parent = int(torch.randint(-1, i, (1,), generator=generator))
+        free = [t for t in range(vocab) if (parent, t) not in zip(parents, tokens, strict=True)]
+        if free:
+            parents, tokens = [*parents, parent], [*tokens, free[int(torch.randint(len(free), (1,), generator=generator))]]
+    n = len(tokens)
+    u = [torch.rand(k, generator=generator, dtype=torch.float64) for k in (n, n + 1)]
+    race = Noise(seed).race(0, seed, n + 1, vocab) if rule.coupled else None
+    target = probs.judged(2 * torch.randn(n + 1, vocab, generator=generator), sampling, lambda _: [], torch.tensor(tokens), torch.tensor(parents))
+    return Case(target, Draft(torch.tensor(tokens), None, None, torch.tensor(parents), (), "test"), Uniforms(u[0], u[1], race))
+
+
 def tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
@@ -171,6 +187,30 @@ def test_a_lossy_rule_does_relax(rule: Accept) -> None:
     relaxed = sum(len(verdict.relaxed) for _, _, verdict, _ in play(rule))
     switched_off = not getattr(rule, "tv", True) or getattr(rule, "window", 0) >= DEEPEST  # FLy relaxes nothing in drafts as short as its window
     assert (relaxed > 0) is (not rule.lossless and not switched_off)
+
+
+def test_trees_are_judged_along_a_path(rule: Accept) -> None:
+    state, asked = rule.init(None), []
+    for sampling, seed in itertools.product(SAMPLINGS.values(), range(30)) if rule.trees else ():
+        one = bush(rule, sampling, seed)
+        copies = [t.clone() for t in tensors(one)]
+        verdict, state = rule.judge(*one, state, relax=lambda i: not asked.append(i))  # type: ignore[func-returns-value]
+        parents = one.draft.parents
+        assert parents is not None
+        assert [int(parents[i]) for i in verdict.path] == [-1, *verdict.path][: len(verdict.path)]
+        assert bool(torch.isfinite(verdict.weights).all() and (verdict.weights >= 0).all() and (verdict.weights > 0).any())
+        here = verdict.path[-1] + 1 if verdict.path else 0
+        assert bool((verdict.weights[one.target.p[here] == 0] == 0).all())
+        assert all(bool(one.target.allowed[i]) for i in verdict.path)
+        assert [verdict.path[at] for at in verdict.relaxed] == [i for i in asked if i in verdict.path]
+        assert not (rule.lossless and asked)
+        if sampling.temperature == 0:
+            best = one.target.p.argmax(-1)
+            assert [at for at, i in enumerate(verdict.path) if one.draft.tokens[i] != best[int(parents[i]) + 1]] == list(verdict.relaxed)
+            missed = [i for i in range(len(parents)) if int(parents[i]) == here - 1 and one.draft.tokens[i] == best[here]]
+            assert not (rule.lossless and missed)
+        assert all(torch.equal(t, c) for t, c in zip(tensors(one), copies, strict=True))
+        asked.clear()
 
 
 def test_same_input_same_output(rule: Accept) -> None:

@@ -210,6 +210,17 @@ def test_greedy_text_of_transformers_models(name: str) -> None:
         assert sum(r.accepted for s in sequences for r in s.rounds) > 20
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_coupled_tokens_of_transformers_models(name: str) -> None:
+    own, other = near(name)
+    sampling = Sampling(temperature=1.0, max_tokens=30, seed=11)
+    context = Context(HF(own), HF(other), tiny.VOCAB)
+    prompts = [[3, 1, 4, 1, 5, 9, 2, 6], [7, 7]]
+    plain = Engine(context.target).generate(prompts, sampling, catalog.method("plain", context))
+    method = Method(Fixed(4), Coupled(), DraftTree(context.draft, tiny.VOCAB, nodes=10, width=3))
+    assert Engine(context.target).generate(prompts, sampling, method) == plain
+
+
 def test_the_draft_keeps_what_was_accepted_of_what_it_read() -> None:
     """It lacks the token that the target wrote, and the one before it where that was a leaf it did not read."""
     own, _ = near("llama")
