@@ -131,6 +131,9 @@ def test_choosing_anew_needs_no_model_and_other_options_another_file(model: str,
     monkeypatch.setattr(calibration, "ranks", None)
     assert run(str(out), "--target", model, *SMALL, "--nodes", "3").exit_code == 0
     assert len(json.loads(out.read_text())["paths"]) == 3
+    first = json.loads(out.read_text())["made"]
+    assert run(str(out), "--target", model, *SMALL, "--limit", "1").exit_code == 0
+    assert (first["texts"], json.loads(out.read_text())["made"]["texts"]) == (4, 2)
     refused = run(str(out), "--target", model, *SMALL, "--seed", "5")
     assert refused.exit_code == 2
     assert "seed: 0 there, 5 here" in refused.output

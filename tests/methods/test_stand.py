@@ -155,6 +155,8 @@ def test_requests_of_one_problem_share_a_store_and_others_do_not() -> None:
     drafter.free(text([1, 2, 0, 0]))
     assert len(drafter.propose([Ask(text([1, 2], id=1), 2)])[0].tokens)
     assert not len(drafter.propose([Ask(text([2, 2], id=2), 2)])[0].tokens)
+    source = text([1, 2], id=3)._replace(source=torch.tensor([5, 6]))
+    assert not len(drafter.propose([Ask(source, 2)])[0].tokens), "the same beginning, but another source"
     alone = Stand(tree="chain", share="request")
     see(alone, text([1, 2]), P1, P1)
     assert not len(alone.propose([Ask(text([1, 2], id=1), 2)])[0].tokens)

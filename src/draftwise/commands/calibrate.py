@@ -50,7 +50,7 @@ def calibrate_tree(
 
     The target samples texts, plainly, and at each place the drafter's children are judged. Use the result with --drafter stand:tree=OUT.json; its
     nodes are ordered, so that stand:tree=OUT.json,nodes=8 takes the best eight. Each finished prompt is kept at once: after Ctrl-C the same command
-    goes on, and with other --nodes or --depth it only chooses anew."""
+    goes on, with a larger --limit as well; with other --nodes or --depth it only chooses anew."""
     from draftwise.bench import calibration
     from draftwise.bench.store import write_whole
 
@@ -58,7 +58,7 @@ def calibrate_tree(
     check({"max_tokens": max_tokens, "temperature": temperature, "seed": seed})
     asked: Sequence[prompts.Prompt] = prompts.read_many(prompts_file, limit) if prompts_file else [*prompts.shipped().values()][:limit]
     config: dict[str, Any] = {
-        "target": target, "dtype": dtype, "prompts": [str(prompts_file or "demo"), len(asked)], "chat": chat or not prompts_file,
+        "target": target, "dtype": dtype, "prompts": str(prompts_file or "demo"), "chat": chat or not prompts_file,
         "samples": samples, "max_tokens": max_tokens, "temperature": temperature, "seed": seed, "drafter": drafter, "width": width,
     }  # fmt: skip
     with journal(out.with_name(out.name + ".runs"), config) as kept:
@@ -69,8 +69,8 @@ def calibrate_tree(
         except KeyboardInterrupt:
             complain(f"interrupted: {len(kept.lines) - 1} of {len(asked)} prompts are kept in {kept.path}; the same command goes on")
             raise typer.Exit(INTERRUPTED) from None
-        runs: Runs = [run for line in kept.lines[1:] for run in line["runs"]]
-    made = config | {"prompts": [Path(config["prompts"][0]).name, len(asked)], "command": shlex.join(["draftwise", *sys.argv[1:]])}
+        runs: Runs = [run for line in kept.lines[1 : len(asked) + 1] for run in line["runs"]]
+    made = config | {"prompts": Path(config["prompts"]).name, "texts": len(runs), "command": shlex.join(["draftwise", *sys.argv[1:]])}
     record = calibration.tree(runs, nodes, width, depth, made)
     write_whole(out, json.dumps(record) + "\n")
     if as_json:
@@ -123,7 +123,7 @@ def show(record: Mapping[str, Any], out: Path, drafter: str) -> None:
     """What the tree is expected to give by its size."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     made = record["made"]
-    gains = Table("nodes", "tokens a pass", title=f"expected at {made['places']} places of {made['prompts'][1]} prompts", title_justify="left")
+    gains = Table("nodes", "tokens a pass", title=f"expected at {made['places']} places of {made['texts']} texts", title_justify="left")
     for n, tau in made["tokens_per_pass"].items():
         gains.add_row(n, f"{tau:.2f}")
     console.print(gains)

@@ -136,10 +136,12 @@ class Stand:
     def _store(self, text: Text, tokens: Sequence[int]) -> Grams:
         """The store of a text; its `tokens` when it is first seen say which problem it is."""
         if text.id not in self._own:
-            self._own[text.id] = self._all if self.share == "all" else self._problem(tuple(tokens)) if self.share == "problem" else self._fresh()
+            self._own[text.id] = self._all if self.share == "all" else self._problem(text, tokens) if self.share == "problem" else self._fresh()
         return self._own[text.id]
 
-    def _problem(self, prompt: tuple[int, ...]) -> Grams:
+    def _problem(self, text: Text, tokens: Sequence[int]) -> Grams:
+        """The store of a prompt, with an encoder's input where there is one."""
+        prompt = (*tokens, *(() if text.source is None else (-1, hash(tuple(text.source.flatten().tolist())))))
         store = self._stores.setdefault(prompt, self._fresh())
         self._stores.move_to_end(prompt)
         while len(self._stores) > self.problems:
