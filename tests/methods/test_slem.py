@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
+import draftwise
 from draftwise import catalog
 from draftwise.backends.table import Table
 from draftwise.catalog import Context
@@ -19,6 +22,7 @@ from draftwise.protocols import Ask
 from draftwise.types import Draft, Sampling, Text
 from draftwise.vocabularies import Pair, Vocabulary
 from tables import run
+from tiny_folders import save
 from toy_tokenizers import byte_level, crossed, letters, unigram, words
 
 BYTES = byte_level(["t h", "th e", "Ġ the", "Ġ a"])
@@ -182,3 +186,19 @@ def test_options() -> None:
         UAG(scripted({}).draft, 0)
     made = catalog.create("drafter", "uag:lookbehind=3", scripted({"a": "a"}))
     assert made.lookbehind == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drafter", ["tli", "slem", "uag"])
+def test_a_real_target_with_a_foreign_draft(drafter: str, tmp_path: Path) -> None:
+    """SmolLM2 and, where the variable FOREIGN_DRAFT names one, a real draft; else a tiny one of bytes, which is seldom right."""
+    from draftwise.commands.compare import compare, tolerance
+
+    real = os.environ.get("FOREIGN_DRAFT")
+    made = draftwise.load("smollm2", real or save(tmp_path / "bytes"), drafter=drafter, dtype="float32", device="cpu")
+    for prompt in ("def mean(values):\n    return", "A caf\u00e9 sells 3 cakes and 4 teas. Together they are"):
+        plain, found = (made.generate(prompt, 48, method=method) for method in ("plain", None))
+        difference = compare(made.engine.target, made.tokenizer.encode(prompt), plain.tokens, found.tokens)
+        assert difference is None or difference.gap <= tolerance(made.engine.target)
+        assert found.stats.drafted > 0
+        assert not real or found.stats.accepted > 0
