@@ -294,7 +294,7 @@ def test_how_a_foreign_draft_drafts_can_be_chosen(tokenizer, drafter):
     target, draft = byte_level(["t h", "th e", "Ġ the"]), unigram(["\u2581", "\u2581the", "the", "t", "h", "e"])
     own, sharp = Table(len(target), sharpness=3.0), Table(len(draft), sharpness=3.0)
     made = draftwise.load((own, target), (sharp, draft), drafter=drafter)
-    assert type(made.method.drafter).__name__ == drafter.upper()
+    assert type(made.method.drafter).__name__ == drafter.upper() and made.note == ""
     result = made.generate("the the", 30)
     assert result.tokens == made.generate("the the", 30, method="plain").tokens and result.stats.drafted > 0
     with pytest.raises(ValueError, match="'tli' needs a draft of another vocabulary"):

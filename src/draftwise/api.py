@@ -68,21 +68,22 @@ def load(
     _each_once(drafts)
     helpers = [_loaded(some, options) for some in drafts]
     context = _context(main, helpers)
-    for note in notes(context.drafts) if progress else ():
-        progress(note)  # type: ignore[misc]
+    note = "" if drafter is not None else "\n".join(notes(context.drafts))  # who names a drafter knows
+    if progress and note:
+        progress(note)
     if isinstance(method, Method):
         parts = tuple(own if own is not None else part for own, part in zip(parts, method, strict=True))
         method = "plain"  # all of whose parts are replaced
-    return Speculator(main, context, catalog.method(method, context, *parts))
+    return Speculator(main, context, catalog.method(method, context, *parts), note)
 
 
 class Speculator:
     """A target with its tokenizer, perhaps a draft, and a default `method`. Made by `load`. `note`: what was chosen for the user, who has to be
     told, as how a draft of another vocabulary drafts; '' if nothing was."""
 
-    def __init__(self, loaded: Loaded, context: catalog.Context, method: Method) -> None:
+    def __init__(self, loaded: Loaded, context: catalog.Context, method: Method, note: str = "") -> None:
         self.name, self.tokenizer, self.context, self.method = loaded.name, loaded.tokenizer, context, method
-        self.note = "\n".join(notes(context.drafts))
+        self.note = note
         self.engine = Engine(context.target)
         self._model = loaded.model
         self._live: dict[int, Request] = {}
