@@ -149,7 +149,9 @@ def plot(path: Path, args: argparse.Namespace) -> None:
         for seed in range(args.seeds):
             own, ideal = (run(world, policy, args.requests, args.tokens, args.prompt, 1000 * seed) for policy in (Breakeven(), other))
             curves.append([a - b for a, b in zip(own, ideal, strict=True)])
-        axes.plot([median(points) for points in zip(*curves, strict=True)], label=f"{name} (best: {best})", linewidth=1)
+        middle = [median(points) for points in zip(*curves, strict=True)][::8]
+        style = {"bf16": "-", "gguf": "--", "int8": ":"}[name.split(",")[0]]
+        axes.plot(range(0, 8 * len(middle), 8), middle, style, label=f"{name} (best: {best})", linewidth=1.2)
     axes.set_xlabel("tokens")
     axes.set_ylabel("seconds behind the best fixed length")
     axes.axhline(0, color="black", linewidth=0.5)
