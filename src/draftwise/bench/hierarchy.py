@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from draftwise.bench.profile import Job, Samples
-from draftwise.methods.hsd import Hierarchy, shortlist
+from draftwise.methods.hsd import Chance, Hierarchy, shortlist
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,12 +105,14 @@ def measured(names: Sequence[str], samples: Samples, agreed: Mapping[tuple[str, 
     return Measured(tuple(order), tuple(medians[name] for name in order), tuple(tuple(row) for row in alpha), places)
 
 
-def plan(found: Measured, t_max: int) -> Plan:
-    """The search, with each cost at the width it verifies, on a line between the measured widths."""
+def plan(found: Measured, t_max: int, laws: Mapping[tuple[str, str], Chance] | None = None) -> Plan:
+    """The search, with each cost at the width it verifies, on a line between the measured widths. `laws`: as in `hsd.shortlist`, by names."""
     import numpy as np
 
     def cost(seconds: dict[int, float]) -> Any:
         return lambda width: float(np.interp(width, list(seconds), list(seconds.values())))
 
-    ranked = shortlist([cost(seconds) for seconds in found.seconds], found.alpha, t_max)
+    places = {name: i for i, name in enumerate(found.names)}
+    told = {(places[one], places[other]): law for (one, other), law in (laws or {}).items()}
+    ranked = shortlist([cost(seconds) for seconds in found.seconds], found.alpha, t_max, told)
     return Plan(found, tuple(ranked), found.seconds[-1][1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,14 +14,18 @@ from rich.table import Table
 
 from draftwise.commands import options, prompts
 from draftwise.commands.generate import check
+from draftwise.spec import parse
 
 if TYPE_CHECKING:
     from draftwise.api import Speculator
     from draftwise.bench.hierarchy import Plan, Text
+    from draftwise.bench.planned import Checked
 
 
 def plan(
-    models: Annotated[str, typer.Option("--models", help="Models with commas between them, the target last.")],
+    models: Annotated[
+        str, typer.Option("--models", help="Models with commas between them, the target last. prompt-lookup may be the first.")
+    ],
     prompts_file: Annotated[
         Path | None, typer.Option("--prompts", "-p", help="A .jsonl file or one prompt a line, as for `verify`. Default: the demo's three.")
     ] = None,
@@ -32,6 +37,9 @@ def plan(
     t_max: Annotated[int, typer.Option("--t-max", min=1, max=64, help="The largest buffer of a level.")] = 12,
     context: Annotated[int, typer.Option(min=1, help="Tokens in the cache while passes are timed.")] = 256,
     seconds: Annotated[float, typer.Option(min=0, help="How long passes are timed.")] = 30.0,
+    held_out: Annotated[
+        int, typer.Option("--check", min=0, help="Keep the last so many prompts out, and run the best hierarchy and the best single draft on them.")
+    ] = 0,
     as_json: options.JsonOption = False,
     dtype: options.DtypeOption = None,
     device: options.DeviceOption = None,
@@ -39,27 +47,31 @@ def plan(
     """Measure models here and on your prompts, and find the hierarchy that is expected to be fastest.
 
     Each level verifies what the one below hands up. The prediction assumes that places and levels are independent; a run says whether they are."""
-    from draftwise.bench import hierarchy
+    from draftwise.bench import hierarchy, planned
 
-    names = [name.strip() for name in models.split(",") if name.strip()]
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"--models takes two or more different models, the target last, got {models!r}")
+    names, copier = _named(models)
     check({"max_tokens": max_tokens, "temperature": temperature, "seed": seed})
     asked: Sequence[prompts.Prompt] = prompts.read_many(prompts_file, limit) if prompts_file else [*prompts.shipped().values()][:limit]
+    if len(asked) <= held_out:
+        raise ValueError(f"--check keeps {held_out} prompts out, and there are {len(asked)}: at least one is needed to plan on")
     with options.waiting(f"loading {', '.join(names)}") as tell:
-        speculator, backends = _loaded(names, dtype, device, tell)
+        speculator, backends = _loaded([name for name in names if name != copier], dtype, device, tell)
         options.decodes_only(speculator, "plan")
+        ids = _encoded(speculator, asked, chat or not prompts_file)
         tell("the target writes")
-        texts = [*_written(speculator, asked, chat or not prompts_file, max_tokens, temperature, seed)]
+        texts = [*_written(speculator, ids[: len(ids) - held_out], max_tokens, temperature, seed)]
         tell("comparing the models on it")
         agreed = hierarchy.agreement(backends, texts, temperature)
         tell(f"timing passes for {seconds:g} s")
         samples = _timed(backends, context, t_max, seconds, seed)
-    found = hierarchy.plan(hierarchy.measured(names, samples, agreed, sum(len(text.written) for text in texts)), t_max)
+        laws = _copied(copier, backends, texts, t_max, temperature, seed, agreed, samples) if copier else {}
+        found = hierarchy.plan(hierarchy.measured(names, samples, agreed, sum(len(text.written) for text in texts)), t_max, laws)
+        held = ids[len(ids) - held_out :]
+        checked = planned.check(speculator, backends, found, held, max_tokens, temperature, seed, copier, tell) if held_out else []
     if as_json:
-        typer.echo(json.dumps(_record(found)))
+        typer.echo(json.dumps(_record(found, copier) | {"checked": [some._asdict() for some in checked]}))
     else:
-        _show(found)
+        _show(found, checked, copier)
 
 
 def _loaded(names: list[str], dtype: str | None, device: str | None, tell: Any) -> tuple[Speculator, dict[str, Any]]:
@@ -77,14 +89,43 @@ def _loaded(names: list[str], dtype: str | None, device: str | None, tell: Any) 
     return target, backends | {names[-1]: target.context.target}
 
 
-def _written(speculator: Speculator, asked: Sequence[prompts.Prompt], chat: bool, max_tokens: int, temperature: float, seed: int) -> Iterator[Text]:
-    from draftwise.bench.hierarchy import Text
+def _named(models: str) -> tuple[list[str], str | None]:
+    """The names, and which of them is prompt lookup. Raises ValueError for names that form no hierarchy."""
+    from draftwise import catalog
+
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"--models takes two or more different models, the target last, got {models!r}")
+    drafters = [name for name in names if name.partition(":")[0] in catalog.names("drafter")]
+    if any(parse(name).name != "prompt-lookup" for name in drafters) or len(drafters) > 1 or names[-1] in drafters:
+        raise ValueError(f"of the drafters without a model only prompt-lookup can be planned with, once, and never as the target, got {models!r}")
+    return names, next(iter(drafters), None)
+
+
+def _encoded(speculator: Speculator, asked: Sequence[prompts.Prompt], chat: bool) -> list[list[int]]:
     from draftwise.text import encode
 
-    for text in asked:
-        ids = encode(speculator.tokenizer, prompts.chat(text) if chat else text, speculator.context.vocab_size)
-        result = speculator.generate(ids, max_tokens, temperature, seed=seed)
-        yield Text(tuple(ids), result.tokens)
+    return [list(encode(speculator.tokenizer, prompts.chat(text) if chat else text, speculator.context.vocab_size)) for text in asked]
+
+
+def _written(speculator: Speculator, asked: Sequence[list[int]], max_tokens: int, temperature: float, seed: int) -> Iterator[Text]:
+    from draftwise.bench.hierarchy import Text
+
+    for ids in asked:
+        yield Text(tuple(ids), speculator.generate(ids, max_tokens, temperature, seed=seed).tokens)
+
+
+def _copied(
+    copier: str, backends: dict[str, Any], texts: list[Text], t_max: int, temperature: float, seed: int, agreed: dict[Any, float], samples: Any
+) -> dict[tuple[str, str], Any]:
+    """What prompt lookup brings below each model; its figures are put beside those of the models."""
+    from draftwise import catalog
+    from draftwise.bench import copying, hierarchy
+
+    found = copying.copied(catalog.create("drafter", copier), texts, copying.choices(backends, texts, temperature, seed), t_max)
+    agreed.update({(copier, name): alpha for name, alpha in found.alpha.items()})
+    samples.update({job: [found.seconds] for job in hierarchy.jobs([copier], next(iter(samples)).context, t_max)})
+    return {(copier, name): law for name, law in found.laws.items()}
 
 
 def _timed(backends: dict[str, Any], context: int, t_max: int, seconds: float, seed: int) -> Any:
@@ -98,10 +139,13 @@ def _timed(backends: dict[str, Any], context: int, t_max: int, seconds: float, s
     samples: profile.Samples = {}
     for _ in profile.measure(probe, samples, seconds, seed):
         pass
+    for backend in backends.values():
+        backend.free(0)  # the probe's slot, which a request would take for its own
     return samples
 
 
-def _show(found: Plan) -> None:
+def _show(found: Plan, checked: Sequence[Checked], copier: str | None) -> None:
+    whole = found.measured.names
     console = Console(highlight=False, soft_wrap=True, markup=False)
     short = tuple(name.rstrip("/").rsplit("/", 1)[-1] for name in found.measured.names)  # folders and owners would fill the tables
     measured = found.measured._replace(names=short if len(set(short)) == len(short) else found.measured.names)
@@ -119,6 +163,27 @@ def _show(found: Plan) -> None:
     for table in (costs, alike, ranked):
         console.print(table)
     console.print(_conclusion(found))
+    if checked:
+        console.print(_checked_table(checked))
+    if len(found.best.models) > 1:
+        console.print(f"To run it: {_command(whole, found.best, copier)}")
+
+
+def _command(names: Sequence[str], best: Any, copier: str | None) -> str:
+    from draftwise.bench.planned import spec
+
+    wanted = spec(names, best, copier)
+    words = ["draftwise", "generate", "--target", names[-1], *(word for draft in wanted.drafts for word in ("--draft", draft))]
+    return shlex.join([*words, "--method", wanted.method, "--drafter", wanted.drafter])
+
+
+def _checked_table(checked: Sequence[Checked]) -> Table:
+    tokens = max(some.tokens for some in checked)
+    title = f"on the prompts kept out, up to {tokens} tokens each way"
+    table = Table("run", "predicted", "measured", "tokens/s", "tau", title=title, title_justify="left")
+    for some in checked:
+        table.add_row(some.name, f"{some.predicted:.2f}x", f"{some.measured:.2f}x", f"{some.tokens_per_second:.2f}", f"{some.tau:.2f}")
+    return table
 
 
 def _described(found: Plan, some: Any) -> tuple[str, str, str, str]:
@@ -137,12 +202,15 @@ def _conclusion(found: Plan) -> str:
     return said + f"; the best single draft is {_described(found, single)[0]} with {_described(found, single)[3]}."
 
 
-def _record(found: Plan) -> dict[str, Any]:
+def _record(found: Plan, copier: str | None) -> dict[str, Any]:
+    from draftwise.bench.planned import spec
+
     measured = found.measured
 
     def entry(some: Any) -> dict[str, Any]:
         names = [measured.names[m] for m in some.models]
-        return {"models": names, "buffers": list(some.buffers), "latency": some.latency, "over_plain": found.plain / some.latency}
+        figures = {"models": names, "buffers": list(some.buffers), "latency": some.latency, "over_plain": found.plain / some.latency}
+        return figures | {"spec": spec(measured.names, some, copier)._asdict()}
 
     return {
         "models": list(measured.names),

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,10 @@ Law = NDArray[np.float64]
 
 Cost = float | Callable[[int], float]
 """Of a call of a model: the same at every width, or a function of the tokens it reads."""
+
+
+Chance = float | Callable[[int], Law]
+"""That a token stays: the same at every place, or the law of the tokens of one verification of n drafted ones, as it was counted."""
 
 
 class Hierarchy(NamedTuple):
@@ -67,7 +71,7 @@ def truncated(costs: Sequence[float], alphas: Sequence[float], buffers: Sequence
     return (total + costs[-1]) / gain(alphas[-1], buffers[-1])
 
 
-def kept(costs: Sequence[float], alphas: Sequence[float], buffers: Sequence[int]) -> float:
+def kept(costs: Sequence[float], alphas: Sequence[Chance], buffers: Sequence[int]) -> float:
     """(c): expected cost per token of a chain whose levels hand up all they have."""
     total, law = buffers[0] * costs[0], _certain(buffers[0])
     for i in range(1, len(costs) - 1):
@@ -100,9 +104,12 @@ def select_hierarchy(costs: Sequence[float], alpha: Sequence[Sequence[float]], t
     return found
 
 
-def shortlist(costs: Sequence[Cost], alpha: Sequence[Sequence[float]], t_max: int) -> list[Hierarchy]:
+def shortlist(
+    costs: Sequence[Cost], alpha: Sequence[Sequence[float]], t_max: int, laws: Mapping[tuple[int, int], Chance] | None = None
+) -> list[Hierarchy]:
     """The best buffers under (c) of every chain of models, best chain first: those under (b), moved by single steps while (c) falls. A cost that
-    depends on the width is taken at the width that is verified, one token more than the buffer below."""
+    depends on the width is taken at the width that is verified, one token more than the buffer below. `laws`: for pairs of models whose acceptance
+    is not one chance per place; `alpha` is then only where the search begins."""
     fixed = [_at(cost, 1 + min(4, t_max)) for cost in costs]
     _check(fixed, alpha, t_max)
     last = len(costs) - 1
@@ -110,14 +117,14 @@ def shortlist(costs: Sequence[Cost], alpha: Sequence[Sequence[float]], t_max: in
     found = [Hierarchy((last,), (), _at(costs[last], 1))]
     for chain in chains:
         models = (*chain, last)
-        alphas = [alpha[i][j] for i, j in itertools.pairwise(models)]
         start = select_hierarchy([fixed[m] for m in models], [[alpha[i][j] for j in models] for i in models], t_max)
         buffers = start.buffers if len(start.models) == len(models) else (min(4, t_max),) * len(chain)
-        found.append(_descend(models, [costs[m] for m in models], alphas, buffers, t_max))
+        told = [(laws or {}).get((i, j), alpha[i][j]) for i, j in itertools.pairwise(models)]
+        found.append(_descend(models, [costs[m] for m in models], told, buffers, t_max))
     return sorted(found, key=lambda h: h.latency)
 
 
-def _descend(models: tuple[int, ...], costs: Sequence[Cost], alphas: Sequence[float], buffers: tuple[int, ...], t_max: int) -> Hierarchy:
+def _descend(models: tuple[int, ...], costs: Sequence[Cost], alphas: Sequence[Chance], buffers: tuple[int, ...], t_max: int) -> Hierarchy:
     def latency(some: tuple[int, ...]) -> float:
         return kept([_at(cost, width) for cost, width in zip(costs, (1, *(t + 1 for t in some)), strict=True)], alphas, some)
 
@@ -143,11 +150,11 @@ def _increments(a: float, n: int) -> Law:
     return law
 
 
-def _mixed(a: float, drafted: Law) -> Law:
+def _mixed(a: Chance, drafted: Law) -> Law:
     """The same where the number of drafted tokens has a law itself."""
     law = np.zeros(len(drafted) + 1)
     for n in np.flatnonzero(drafted):
-        law[: n + 2] += drafted[n] * _increments(a, int(n))
+        law[: n + 2] += drafted[n] * (a(int(n)) if callable(a) else _increments(a, int(n)))
     return law
 
 
