@@ -31,10 +31,16 @@ def test_a_tree_by_levels_has_those_levels_and_any_beginning_is_a_tree() -> None
 
 
 def test_the_nodes_that_paths_go_through_most() -> None:
-    """Of 0 0 1 | 0, every place may begin a path: (0,) 3 times, (0, 0) and (1,) and (0, 1) and (0, 0, 1) once."""
-    found = shapes.best([[0, 0, 1, -1, 0]], 4, 3, 3)
-    assert found == [((0,), 3), ((1,), 1), ((0, 0), 1), ((0, 1), 1)]
-    assert shapes.best([[0, 0, 1, -1, 0]], 2, 3, 3) == found[:2]
+    """Rounds of 0 0 1 | 0: without an end of the tree two, 0 0 1 and 0."""
+    assert list(shapes.rounds([0, 0, 1, -1, 0], None, 3, 3)) == [(0, 0, 1), (0,)]
+    assert list(shapes.rounds([0, 0, 1, -1, 0], {(0,)}, 3, 3)) == [(0, 0, 1), (1,), (), (0,)]
+    assert shapes.best([[0, 0, 1, -1, 0]] * 3, 2, 3, 3) == [((0,), 6), ((0, 0), 3)]
+
+
+def test_a_long_run_counts_once_a_round_and_not_once_a_place() -> None:
+    """Two trees of 4 nodes: the chain saves more places, but places of a long run share their rounds."""
+    found = [path for path, _ in shapes.best([[0] * 40 + [-1] + [1, -1] * 12], 4, 2, 4)]
+    assert (1,) in found
 
 
 def test_elders_come_along() -> None:
@@ -66,3 +72,14 @@ def test_a_file_that_is_none(tmp_path: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(ValueError, match="tree file"):
         shapes.read(file, 0)
+
+
+def test_the_built_in_tree_is_one_that_calibration_made() -> None:
+    from importlib import resources
+
+    file = resources.files("draftwise") / "data" / "stand-tree.json"
+    record = json.loads(file.read_text("utf-8"))
+    paths = [tuple(path) for path in record["paths"]]
+    assert len(paths) == 80
+    assert all(shapes.shape(paths[:n]).nodes == n for n in (1, 8, 20, 80))
+    assert "calibrate-tree" in record["made"]["command"]

@@ -2,8 +2,8 @@
 
 At each place of a text the drafter lists its children, the real rule judges them, and the token that comes out goes on the text: an exact sample
 of the target, at the cost of plain decoding. The run of ranks up to the first place where no child was accepted is then the path that a tree
-large enough would have had accepted from that place on, since what a node's children are depends on the text before it alone. (Song et al. 2025
-count on a tree of 625 nodes instead, whose passes cost accordingly.)
+large enough would have had accepted from that place on, since what a node's children are depends on the text before it alone. So the passes that any
+tree would have taken can be counted afterwards. (Song et al. 2025 decode with a tree of 625 nodes instead, whose passes cost accordingly.)
 """
 
 from __future__ import annotations
@@ -72,17 +72,21 @@ def _judged(logits: torch.Tensor, draft: Draft, text: Text) -> tuple[int, int]:
     return NONE, int(probs.sample(verdict.weights[None], u.sample[:1])[0])
 
 
-def expected(found: Sequence[tuple[shapes.Ranks, int]], places: int, sizes: Sequence[int]) -> list[tuple[int, float]]:
-    """Tokens a pass that the best so many nodes are expected to give: one more than the nodes that an accepted path goes through."""
-    return [(n, 1 + sum(count for _, count in found[:n]) / max(places, 1)) for n in sizes if n <= len(found)]
+def expected(runs: Sequence[Sequence[int]], nodes: Sequence[shapes.Ranks], width: int, depth: int) -> float:
+    """Tokens a pass that a tree would have given on these texts."""
+    tree = set(nodes)
+    passes = sum(1 for run in runs for _ in shapes.rounds(run, tree, width, depth))
+    return sum(len(run) for run in runs) / max(passes, 1)
 
 
 def tree(runs: Sequence[Sequence[int]], nodes: int, width: int, depth: int, made: dict[str, Any]) -> dict[str, Any]:
     """The record of a tree file from all runs. Raises ValueError where no child was ever accepted."""
     found = shapes.best(runs, nodes, width, depth)
     places = sum(len(run) for run in runs)
-    if not found or not found[0][1]:
+    if not found[0][1]:
         raise ValueError(f"the drafter had nothing accepted at {places} places: more or longer samples are needed (--max-tokens, --samples)")
-    sizes = sorted({n for n in (1, 2, 4, 8, 16, 32, 64) if n < nodes} | {len(found)})
-    gains = {str(n): round(tau, 3) for n, tau in expected(found, places, sizes)}
-    return shapes.record(found, places, {**made, "places": places, "tokens_per_pass": gains})
+    paths = [path for path, _ in found]
+    sizes = sorted({n for n in (1, 2, 4, 8, 16, 32, 64) if n < len(found)} | {len(found)})
+    gains = {str(n): round(expected(runs, paths[:n], width, depth), 3) for n in sizes}
+    passes = sum(1 for run in runs for _ in shapes.rounds(run, set(paths), width, depth))
+    return shapes.record(found, passes, {**made, "places": places, "tokens_per_pass": gains})

@@ -7,15 +7,17 @@ parent and its elder siblings, since children are tried in order and a child can
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 Ranks = tuple[int, ...]
 FORMAT = "draftwise tree 1"
+_TURNS = 4  # after these the tree hardly moves
 
 
 class Shape(NamedTuple):
@@ -65,20 +67,32 @@ def by_levels(sizes: Sequence[int], width: int) -> list[Ranks]:
     return sorted(found, key=lambda path: (_cost(path) + len(path), len(path), path))
 
 
-def best(runs: Iterable[Sequence[int]], nodes: int, width: int, depth: int) -> list[tuple[Ranks, int]]:
+def best(runs: Sequence[Sequence[int]], nodes: int, width: int, depth: int) -> list[tuple[Ranks, int]]:
     """The `nodes` nodes that accepted paths go through most often, and how often; best first, so that any beginning of the list is a tree.
 
-    `runs`: for each text, the rank of the accepted child at each place, or -1 where none was. A path may begin at any place. Nodes are taken
-    greedily from those whose parent and elder siblings are taken; of equal ones the shallower first."""
-    counts: Counter[Ranks] = Counter()
-    for run in runs:
-        for start in range(len(run)):
-            path: Ranks = ()
-            for rank in run[start : start + depth]:
-                if not 0 <= rank < width:
-                    break
-                path = (*path, rank)
-                counts[path] += 1
+    `runs`: for each text, the rank of the accepted child at each place, or -1 where none was. Where rounds begin depends on the tree: first they are
+    counted for one without an end, then a few times for the tree that was found."""
+    found: list[tuple[Ranks, int]] = []
+    for _ in range(_TURNS):
+        tree = {path for path, _ in found} if found else None
+        paths = [path for run in runs for path in rounds(run, tree, width, depth)]
+        found = _greedy(Counter(path[:n] for path in paths for n in range(1, len(path) + 1)), nodes, width, depth)
+    return found
+
+
+def rounds(run: Sequence[int], tree: Container[Ranks] | None, width: int, depth: int) -> Iterator[Ranks]:
+    """For each round that a tree (None: without an end) takes through a text: the path that could be accepted, beyond the tree too. A round
+    takes what of it lies in the tree, and one token more."""
+    start = 0
+    while start < len(run):
+        ranks = run[start : start + depth]
+        path = tuple(itertools.takewhile(lambda rank: 0 <= rank < width, ranks))
+        yield path
+        start += 1 + sum(tree is None or path[:n] in tree for n in range(1, len(path) + 1))
+
+
+def _greedy(counts: Counter[Ranks], nodes: int, width: int, depth: int) -> list[tuple[Ranks, int]]:
+    """Nodes by falling counts from those whose parent and elder siblings are taken; of equal ones the shallower first."""
     found: list[tuple[Ranks, int]] = []
     heap: list[tuple[int, int, Ranks]] = [(-counts[0,], 1, (0,))]
     while heap and len(found) < nodes:
@@ -104,13 +118,13 @@ def read(file: str | Path, nodes: int) -> list[Ranks]:
     return paths[: nodes or None]
 
 
-def record(found: Sequence[tuple[Ranks, int]], places: int, made: Mapping[str, Any]) -> dict[str, Any]:
-    """What a tree file holds: the nodes, the share of places at which an accepted path goes through each, and how they were found."""
+def record(found: Sequence[tuple[Ranks, int]], passes: int, made: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tree file holds: the nodes, the share of rounds in which an accepted path goes through each, and how they were found."""
     return {
         "format": FORMAT,
         "made": dict(made),
         "paths": [list(path) for path, _ in found],
-        "shares": [round(count / max(places, 1), 5) for _, count in found],
+        "shares": [round(count / max(passes, 1), 5) for _, count in found],
     }
 
 

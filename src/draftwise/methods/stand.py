@@ -11,8 +11,9 @@ where the request is coupled, so that the first child of a node is the token pla
 Reference: Song et al. 2025, "Accelerated Test-Time Scaling with Model-Free Speculative Sampling" (arXiv 2506.04708). A reconstruction where the
 paper is silent: the order of merge and truncation (union first, so that an id that stays keeps its exact mean), the verification (siblings
 without replacement), raw laws in the store and the temperature applied to their mean. Differs from the paper: rows of the prompt are not
-learned, since nothing asks the target for them; noise is made when it is needed, not in bulk. Requests that share a store need different
-seeds, as a list of prompts has: with the same seed, what one wrote and what the next draws are not independent.
+learned, since nothing asks the target for them; noise is made when it is needed, not in bulk; the built-in tree comes from `draftwise
+calibrate-tree` on 20 texts of Qwen2.5-Coder-0.5B for five GSM8K problems at T = 0.6, and is a long trunk with few branches.
+Requests that share a store need different seeds, as a list of prompts has: with the same seed, what one wrote and what the next draws are not independent.
 
 The paper's headline (2.7 times as fast with 16 samples a problem) is of texts of thousands of tokens by a reasoning model on a GPU, where a
 pass over 81 rows costs what one over a single row costs and the store grows for minutes. On a CPU a row more costs nearly its share: take
@@ -24,6 +25,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,7 @@ class Stand:
         self.order, self.top, self.size, self.refused, self.problems = order, top, size, refused, problems
         self.file, self.model, self.vocab_size = store, model, vocab_size
         self.share = "all" if store else share
-        self.shape = shaped(tree, nodes, top)
+        self.shape = shaped(_built_in() if tree == "default" else tree, nodes, top)
         self.trees = not self.shape.is_chain
         self._all = Grams(order, top, size)
         if store and Path(store).exists():
@@ -213,3 +215,8 @@ def tempered(p: NDArray[np.float64], sampling: Sampling) -> NDArray[np.float64]:
     q[some] = np.where(law < _LEAST, 0, law)
     found: NDArray[np.float64] = q / np.maximum(q.sum(1, keepdims=True), _LEAST)
     return found
+
+
+def _built_in() -> str:
+    """The file of the built-in tree."""
+    return str(resources.files("draftwise") / "data" / "stand-tree.json")
