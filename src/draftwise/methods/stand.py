@@ -13,7 +13,8 @@ paper is silent: the order of merge and truncation (union first, so that an id t
 without replacement), raw laws in the store and the temperature applied to their mean. Differs from the paper: rows of the prompt are not
 learned, since nothing asks the target for them; noise is made when it is needed, not in bulk; the built-in tree comes from `draftwise
 calibrate-tree` on 20 texts of Qwen2.5-Coder-0.5B for five GSM8K problems at T = 0.6, and is a long trunk with few branches.
-Requests that share a store need different seeds, as a list of prompts has: with the same seed, what one wrote and what the next draws are not independent.
+Requests that share a store need different seeds, as a list of prompts has: with the same seed, what one wrote and what the next
+draws are not independent.
 
 The paper's headline (2.7 times as fast with 16 samples a problem) is of texts of thousands of tokens by a reasoning model on a GPU, where a
 pass over 81 rows costs what one over a single row costs and the store grows for minutes. On a CPU a row more costs nearly its share: take
