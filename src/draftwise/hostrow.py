@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from torch import Tensor
 
 from draftwise import wide
@@ -89,9 +90,13 @@ class HostRow:
         return _within(weights, top_p * mass)
 
     def _tail(self, values: Sequence[float], weights: Sequence[float], warmth: float) -> float:
-        """A bound of the sum of all weights beside the candidates. Below temperature 1 an entry x has ``exp(x / T) = exp(x) exp(x)^(1/T - 1)``,
-        and the last factor is largest for the last candidate: the sum at temperature 1, where it is known, bounds the one below."""
+        """A bound of the sum of all weights beside the candidates: none is above the last candidate, nor above the largest of its block. And below
+        temperature 1 an entry x has ``exp(x / T) = exp(x) exp(x)^(1/T - 1)``, whose last factor is largest for the last candidate: the sum at
+        temperature 1, where it is known, bounds the one below."""
         flat = (len(self.row) - len(values)) * weights[-1]
+        if self._peaks is not None and self._weights is None:
+            tops = np.minimum(self._peaks, values[-1]) - values[0]
+            flat = min(flat, len(self.row) / len(tops) * float(np.exp(tops / warmth).sum()) * (1 + _SLACK))
         if self._weights is None or warmth > 1:
             return flat
         rest = self._total * (1 + _SLACK) - math.fsum(math.exp(value - values[0]) for value in values)
