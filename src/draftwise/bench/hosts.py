@@ -197,8 +197,9 @@ class Pool:
 
 
 def available_memory() -> int:
-    """Bytes that new processes can have without swapping; without end where the system does not tell."""
-    return _meminfo("MemAvailable", 1 << 62)
+    """Bytes that new processes can have; without end where the system does not tell. Files that are mapped do not count, though the system could
+    take their pages back: weights are mapped, and a worker whose weights are read from the disk again for each token measures the disk."""
+    return _meminfo("MemAvailable", 1 << 62) - _meminfo("Mapped", 0)
 
 
 def total_memory() -> int:
