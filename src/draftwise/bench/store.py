@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from draftwise import files
 from draftwise.bench import schema
 from draftwise.bench.schema import Key, Row, from_json, to_json
 
@@ -122,7 +122,8 @@ class Store:
         elif self._rows.lines:
             raise ValueError(f"{self.folder} holds rows and no config.json: name another folder")
         else:
-            write_whole(path, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+            with files.whole(path) as file:
+                file.write((json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 @contextmanager
@@ -155,18 +156,3 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{where} is no JSON object: the file was changed by something else")
     return found
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is whole or absent."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from draftwise.files import whole
+
 FORMAT, VERSION = "draftwise-trace", 1
 TOP = 8  # entries of a stored row
 ROUNDS: dict[str, str] = dict.fromkeys(
@@ -75,17 +77,10 @@ def save(path: str | os.PathLike[str], trace: Trace) -> None:
     """Writes a trace; whoever reads `path` sees the old file or the new one, whole."""
     place = Path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
-    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
     header = {"format": FORMAT, "version": VERSION, **trace.header}
     arrays: dict[str, Any] = {"header": np.frombuffer(json.dumps(header, allow_nan=False).encode(), dtype=np.uint8), **trace.columns}
-    try:
-        with beside.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(place)
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole(place) as file:
+        np.savez_compressed(file, **arrays)
 
 
 def load(path: str | os.PathLike[str]) -> Trace:

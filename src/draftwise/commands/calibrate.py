@@ -52,7 +52,7 @@ def calibrate_tree(
     nodes are ordered, so that stand:tree=OUT.json,nodes=8 takes the best eight. Each finished prompt is kept at once: after Ctrl-C the same command
     goes on, with a larger --limit as well; with other --nodes or --depth it only chooses anew."""
     from draftwise.bench import calibration
-    from draftwise.bench.store import write_whole
+    from draftwise.files import whole
 
     calibration.star(drafter, width, 1)
     check({"max_tokens": max_tokens, "temperature": temperature, "seed": seed})
@@ -72,7 +72,8 @@ def calibrate_tree(
         runs: Runs = [run for line in kept.lines[1 : len(asked) + 1] for run in line["runs"]]
     made = config | {"prompts": Path(config["prompts"]).name, "texts": len(runs), "command": shlex.join(["draftwise", *sys.argv[1:]])}
     record = calibration.tree(runs, nodes, width, depth, made)
-    write_whole(out, json.dumps(record) + "\n")
+    with whole(out) as file:
+        file.write((json.dumps(record) + "\n").encode())
     if as_json:
         typer.echo(json.dumps(record))
     else:

@@ -11,9 +11,7 @@ old one follow when they are seen again; when the young one is full the old one 
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from draftwise import wide
+from draftwise.files import whole
 
 FORMAT = "draftwise grams 1"
 _BITS = 21  # of a token id in a key
@@ -150,18 +149,8 @@ class Grams:
             name: np.concatenate([getattr(self.old, name)[fresh], getattr(self.young, name)[: len(self.young.index)]])
             for name in ("grams", "ids", "p", "repeats")
         }
-        path = Path(file)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as out:
-                np.savez(out, **arrays, format=np.array(FORMAT), model=np.array(model))  # type: ignore[arg-type]
-                out.flush()
-                os.fsync(out.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with whole(file) as out:
+            np.savez(out, **arrays, format=np.array(FORMAT), model=np.array(model))  # type: ignore[arg-type]
 
     def load(self, file: str | Path, model: str) -> None:
         """Takes over the runs of a file, the latest that fit. Raises ValueError for a file that is none, or of another model."""
