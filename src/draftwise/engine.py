@@ -12,7 +12,7 @@ from torch import Tensor
 
 from draftwise.clock import Clock
 from draftwise.noise import Noise
-from draftwise.protocols import Ask, Backend, Drafter, Encodes, has_steps
+from draftwise.protocols import Ask, Backend, Drafter, Encodes, needs_steps
 from draftwise.rounds import NOTHING, verify
 from draftwise.sequence import Method, Sequence
 from draftwise.stats import Costs
@@ -168,7 +168,7 @@ class Engine:
             raise ValueError(f"the prompt has token ids outside the model's vocabulary of {self.target.vocab_size}")
         if accept.wants_logits and not drafter.has_logits:
             raise ValueError(f"{_name(accept)} compares the draft's laws with the target's, and {_name(drafter)} has none: use a draft model")
-        if length.per_token and not has_steps(drafter) and not getattr(length, "rowless", False):
+        if needs_steps(length, drafter):
             raise ValueError(f"{_name(length)} stops on the draft's confidence, and {_name(drafter)} has none: use a draft model or another length")
         if getattr(drafter, "trees", False) and not accept.trees:
             raise ValueError(

@@ -190,6 +190,16 @@ def has_steps(drafter: Drafter) -> bool:
     return bool(getattr(drafter, "has_steps", drafter.has_logits))
 
 
+def stops(length: Length, drafter: Drafter) -> bool:
+    """Whether `Length.more` is asked of this drafter's tokens."""
+    return length.per_token and has_steps(drafter)
+
+
+def needs_steps(length: Length, drafter: Drafter) -> bool:
+    """Whether the policy cannot do without steps that this drafter does not give."""
+    return length.per_token and not has_steps(drafter) and not getattr(length, "rowless", False)
+
+
 @runtime_checkable
 class Backend(Protocol):
     """A causal language model with a rewindable cache per slot (slots are small ints chosen by the caller; unknown slots are empty).

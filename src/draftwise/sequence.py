@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from draftwise.protocols import Accept, Ask, Drafter, Length, Relax, always, has_steps
+from draftwise.protocols import Accept, Ask, Drafter, Length, Relax, always, stops
 from draftwise.rounds import Judging, judged
 from draftwise.trees import levels
 from draftwise.types import Chunk, Draft, Now, Origin, Outcome, Round, Text
@@ -39,7 +39,7 @@ class Sequence:
         """What the drafter is asked for in this round; ``n`` may be 0."""
         length, state = self.method.length, self.length_state
         n = max(0, min(length.budget(state, now), now.room))
-        more = (lambda steps: length.more(state, now, steps)) if length.per_token and has_steps(self.method.drafter) else None
+        more = (lambda steps: length.more(state, now, steps)) if stops(length, self.method.drafter) else None
         return Ask(self.text, n, more, self.method.accept.wants_logits, now.room)
 
     def judging(self, draft: Draft) -> Judging:

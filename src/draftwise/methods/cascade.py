@@ -26,7 +26,7 @@ from draftwise.methods.coupled import Coupled
 from draftwise.methods.fixed import Fixed
 from draftwise.methods.prompt_lookup import PromptLookup
 from draftwise.methods.speculative import Speculative
-from draftwise.protocols import Accept, Ask, Backend, Drafter, Length, has_steps
+from draftwise.protocols import Accept, Ask, Backend, Drafter, Length, needs_steps, stops
 from draftwise.rounds import NOTHING, Judging, judged, reads, verify
 from draftwise.trees import levels
 from draftwise.types import Draft, DraftStep, Now, Outcome, Round, Text
@@ -63,7 +63,7 @@ class Cascade:
     learns_rows = False
 
     def __init__(self, backend: Backend, vocab_size: int, inner: Drafter, length: Length, accept: Accept, chunk: int = 256) -> None:
-        if length.per_token and not has_steps(inner) and not getattr(length, "rowless", False):
+        if needs_steps(length, inner):
             raise ValueError(f"{type(length).__name__} stops on a draft's confidence, and {type(inner).__name__} has none: use another length")
         if accept.wants_logits and not inner.has_logits:
             raise ValueError(f"{type(accept).__name__} compares laws, and {type(inner).__name__} has none: use another rule")
@@ -136,7 +136,7 @@ class Cascade:
             now = Now(len(live), len(g.tokens), self._room(g) - 1, self.inner.lag(g.text))
             n = 0 if lag > self.chunk else max(0, min(self.length.budget(state, now), now.room))
             if n:
-                asked = self.length.per_token and has_steps(self.inner)
+                asked = stops(self.length, self.inner)
                 more = (lambda steps, state=state, now=now: self.length.more(state, now, steps)) if asked else None
                 asks[i] = Ask(g.text, n, more, self.accept.wants_logits, now.room)
         found = dict(zip(asks, self.inner.propose(list(asks.values())), strict=True)) if asks else {}
