@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from draftwise.methods.breakeven_fit import Fit, chance, faded, logit, seconds, seen
+from draftwise.methods.breakeven_fit import Fit, Passes, chance, faded, logit, seen
 from draftwise.types import DraftStep, Now, Round
 
 _DRAFTED = Fit((0.0, 1.0, 0.0, 0.0, 0.0), (2.0,) * 5)  # 1, logit of the draft's probability, its entropy, ln(1 + position), how the last round went
@@ -94,7 +94,7 @@ class Breakeven:
         if math.isnan(now.draft_s):
             return min(4, self.cap)  # what a draft costs is not known yet
         reading = now.draft_s * max(0, now.lag - _READS) / _READS
-        left = state.balance - (now.draft_s + seconds(now.verify_s, now.batch + 1) - plain + reading)
+        left = state.balance - (now.draft_s + Passes(now.verify_s)(now.batch + 1) - plain + reading)
         if left < 0 and not (state.balance > 0 and reading <= _gain(state) * plain * now.room):
             return 0
         n = self._before(state, now)
@@ -106,9 +106,9 @@ class Breakeven:
         survival = 1.0
         for i, step in enumerate(steps):
             survival *= chance(state.drafted, _of(step, i, state.recent))
-        n = len(steps)
+        n, passes = len(steps), Passes(now.verify_s)
         ahead = chance(state.ahead, (1.0, logit(steps[-1].prob), math.log1p(n), state.recent))
-        return n < self.cap and survival * ahead > _rate(state, now) * _marginal(now, n)
+        return n < self.cap and survival * ahead > _rate(state, now, passes) * _marginal(now, passes, n)
 
     def update(self, state: Account, round: Round) -> Account:
         if not state.started:
@@ -146,10 +146,11 @@ class Breakeven:
 
     def _before(self, state: Account, now: Now) -> int:
         """How many tokens are worth drafting by what is known before they are drafted: all that may be where `more` will be asked."""
-        survival, rate, n = 1.0, _rate(state, now), 0
+        passes = Passes(now.verify_s)
+        survival, rate, n = 1.0, _rate(state, now, passes), 0
         while n < min(self.cap, now.room):
             survival *= chance(state.ahead, (1.0, 0.0, math.log1p(n), state.recent))
-            if survival <= rate * _marginal(now, n):
+            if survival <= rate * _marginal(now, passes, n):
                 break
             n += 1
         return n
@@ -160,19 +161,19 @@ def _gain(state: Account) -> float:
     return 1 - state.spent / (state.emitted * state.plain_s) if state.rounds >= 1 else _GAIN
 
 
-def _rate(state: Account, now: Now) -> float:
+def _rate(state: Account, now: Now, passes: Passes) -> float:
     """R: tokens per second of a sequence."""
-    plain = 1 / seconds(now.verify_s, now.batch)
+    plain = 1 / passes(now.batch)
     if not state.rounds or math.isnan(now.draft_s):
         return plain
     depth = state.depth / state.rounds
-    return max(plain, state.emitted / state.rounds / (now.draft_s * depth + seconds(now.verify_s, now.batch + depth)))
+    return max(plain, state.emitted / state.rounds / (now.draft_s * depth + passes(now.batch + depth)))
 
 
-def _marginal(now: Now, n: int) -> float:
+def _marginal(now: Now, passes: Passes, n: int) -> float:
     """Seconds that a draft token after n others costs."""
     rows = now.batch + n
-    return now.draft_s + seconds(now.verify_s, rows + 1) - seconds(now.verify_s, rows)
+    return now.draft_s + passes(rows + 1) - passes(rows)
 
 
 def _of(step: DraftStep, i: int, recent: float) -> tuple[float, ...]:

@@ -40,20 +40,30 @@ def logit(p: float) -> float:
     return math.log(p / (1 - p))
 
 
+class Passes:
+    """Seconds of a pass by its rows, from what was `measured` at some widths, in rising order: on the lines between them, never falling with the
+    width, and beyond the widest one on with the mean slope. NaN where nothing was measured."""
+
+    def __init__(self, measured: Sequence[tuple[int, float]]) -> None:
+        self.widths, self.levels = [width for width, _ in measured], rising([s for _, s in measured])
+
+    def __call__(self, rows: float) -> float:
+        widths, levels = self.widths, self.levels
+        if not widths:
+            return math.nan
+        if rows >= widths[-1]:
+            slope = (levels[-1] - levels[0]) / (widths[-1] - widths[0]) if len(widths) > 1 else 0.0
+            return levels[-1] + slope * (rows - widths[-1])
+        if rows <= widths[0]:
+            return levels[0]
+        i = bisect.bisect_right(widths, rows)
+        share = (rows - widths[i - 1]) / (widths[i] - widths[i - 1])
+        return levels[i - 1] + share * (levels[i] - levels[i - 1])
+
+
 def seconds(measured: Sequence[tuple[int, float]], rows: float) -> float:
-    """A pass over `rows` tokens by what was `measured` at other widths, in rising order: on the lines between them, never falling with the width,
-    and beyond the widest one on with the mean slope. NaN where nothing was measured."""
-    if not measured:
-        return math.nan
-    widths, levels = [width for width, _ in measured], rising([s for _, s in measured])
-    if rows >= widths[-1]:
-        slope = (levels[-1] - levels[0]) / (widths[-1] - widths[0]) if len(widths) > 1 else 0.0
-        return levels[-1] + slope * (rows - widths[-1])
-    if rows <= widths[0]:
-        return levels[0]
-    i = bisect.bisect_right(widths, rows)
-    share = (rows - widths[i - 1]) / (widths[i] - widths[i - 1])
-    return levels[i - 1] + share * (levels[i] - levels[i - 1])
+    """One value of `Passes`."""
+    return Passes(measured)(rows)
 
 
 def rising(values: Sequence[float]) -> list[float]:
