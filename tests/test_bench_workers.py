@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 import cli_models
 from bench_runs import FAKE
-from draftwise.bench import peers, rendering, session, setup
+from draftwise.bench import peers, rendering, setup
 from draftwise.bench.hosts import Host, WorkerError
+from draftwise.bench.peers import ourselves
 from draftwise.bench.peers.transformers import Transformers
 from draftwise.bench.workers import draftwise_worker, lines
 from draftwise.cli import app
@@ -34,7 +35,7 @@ def frame(models) -> peers.Setup:
 
 @pytest.fixture(scope="module")
 def ours(frame, tmp_path_factory):
-    yield from started(session.own(frame), tmp_path_factory.mktemp("logs"))
+    yield from started(ourselves.worker(frame), tmp_path_factory.mktemp("logs"))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from draftwise import loading
+import draftwise
+from draftwise import loading, unpacking
+from draftwise.backends import llamacpp_context
 from draftwise.loading import Loaded, ModelNotFound, load_model, pick_device, pick_dtype, user_cache
 from draftwise.text import stop_ids
 from tiny_folders import save
@@ -75,6 +77,12 @@ def cache(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return save(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def without_llamacpp(monkeypatch):
+    """What happens to a GGUF file by default must not depend on what is installed beside the tests."""
+    monkeypatch.setattr(loading, "has_llamacpp", lambda: False)
 
 
 def entries(cache: Path) -> list[str]:
@@ -163,7 +171,7 @@ def test_a_process_killed_while_storing_leaves_no_entry(tiny, tmp_path):
     code = (
         "import os, sys, transformers; from draftwise.loading import load_model\n"
         "transformers.PreTrainedModel.save_pretrained = lambda *args, **options: os._exit(9)\n"
-        "load_model(sys.argv[1], 'float32', cache_dir=sys.argv[2])"
+        "load_model(sys.argv[1], 'float32', backend='hf', cache_dir=sys.argv[2])"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tiny), str(tmp_path)], check=False, timeout=300).returncode == 9
     (left,) = tmp_path.iterdir()
@@ -177,13 +185,13 @@ def test_another_process_that_was_faster_is_no_error(tiny, tmp_path, monkeypatch
     other = load_model(tiny, "float32", cache_dir=tmp_path / "other")
     (entry,) = (tmp_path / "other").iterdir()
     told: list[str] = []
-    store = loading._store
+    store = unpacking.store
 
-    def late(model, tokenizer, where):
+    def late(where, write):
         shutil.copytree(entry, where)
-        store(model, tokenizer, where)
+        store(where, write)
 
-    monkeypatch.setattr(loading, "_store", late)
+    monkeypatch.setattr(unpacking, "store", late)
     assert torch.equal(logits(load_model(tiny, "float32", cache_dir=tmp_path / "cache", progress=told.append)), logits(other))
     assert len(told) == 1 and len(entries(tmp_path / "cache")) == 1
 
@@ -268,13 +276,13 @@ def test_a_hub_id_that_cannot_be_reached(no_network, capfd):
 
 def test_a_hub_model_that_was_downloaded_before_works_offline(no_network, folder, monkeypatch):
     seen: dict[str, object] = {}
-    original = loading._pretrained
+    original = loading.pretrained
 
     def local(name, dtype, **options):
         seen.update(options, name=name)
         return original(str(folder), dtype)
 
-    monkeypatch.setattr(loading, "_pretrained", local)
+    monkeypatch.setattr(loading, "pretrained", local)
     assert load_model("owner/model", "float32").model.dtype == torch.float32
     assert seen == {"name": "owner/model", "local_files_only": True}
 
@@ -337,3 +345,56 @@ def test_the_embedded_model(tmp_path):
     names = [loaded.tokenizer.convert_ids_to_tokens(i) for i in stop_ids(loaded.model, loaded.tokenizer)]
     assert names == ["<|endoftext|>", "<|im_end|>"]
     assert torch.equal(logits(loaded), logits(again))
+
+
+IN_LLAMACPP = "llamacpp:threads=1,cache=f32,flash=false"
+
+
+@pytest.fixture
+def with_llamacpp(monkeypatch):
+    pytest.importorskip("llama_cpp")
+    monkeypatch.setattr(loading, "has_llamacpp", lambda: True)
+
+
+def test_a_gguf_in_llamacpp_says_what_transformers_says(tiny, tmp_path, with_llamacpp, capfd):
+    theirs = draftwise.load(tiny, method="plain", dtype="float32", backend="hf", cache_dir=tmp_path)
+    ours = draftwise.load(tiny, tiny, method="adasd", backend=IN_LLAMACPP, cache_dir=tmp_path)
+    assert type(ours.context.target).__name__ == type(ours.context.draft).__name__ == "LlamaCpp"
+    for prompt in ("the", [{"role": "user", "content": "he"}]):
+        want = theirs.generate(prompt, max_tokens=40)
+        for method in ("plain", "fixed", "lookup", "adasd-stop", "stand"):
+            assert ours.generate(prompt, max_tokens=40, method=method).text == want.text
+    assert len(entries(tmp_path)) == 2  # the weights of the one, the tokenizer of the other
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_gguf_goes_to_llamacpp_where_it_is_installed(tiny, folder, tmp_path, with_llamacpp):
+    assert load_model(tiny, backend="auto:threads=1", cache_dir=tmp_path).model.precision.endswith("F32")
+    assert load_model(folder).model.config
+    assert load_model("smollm2", "float32").model.config  # the embedded one only if asked to
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("vllm", "possible are auto, hf, llamacpp"),
+        ("hf:threads=2", "takes no options"),
+        ("llamacpp:thread=2", "did you mean 'threads'"),
+        ("llamacpp:threads=a", "takes int"),
+    ],
+)
+def test_backends_that_there_are_not(tiny, tmp_path, with_llamacpp, backend, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(tiny, backend=backend, cache_dir=tmp_path)
+
+
+def test_llamacpp_reads_gguf_files_only(folder, with_llamacpp):
+    with pytest.raises(ValueError, match="reads GGUF files, and .* is none"):
+        load_model(folder, backend="llamacpp")
+
+
+def test_llamacpp_that_is_not_installed(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    monkeypatch.setattr(llamacpp_context, "library", llamacpp_context.Library)
+    with pytest.raises(ValueError, match="needs llama-cpp-python .*pip install"):
+        load_model(tiny, backend="llamacpp", cache_dir=tmp_path)

@@ -61,9 +61,10 @@ SEQ2SEQ: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def model(name: str, seed: int = 0) -> Any:
-    """The tiny model called `name`, the same weights for the same seed."""
+def model(name: str, seed: int = 0, **own: Any) -> Any:
+    """The tiny model called `name`, the same weights for the same seed; `own` replaces settings of its configuration."""
     kind, options = {**CONFIGS, **RECURRENT}[name]
+    options = {**options, **own}
     torch.manual_seed(seed)
     config = getattr(transformers, kind)(**{**_SHAPE, **options})
     attention = {"attn_implementation": "eager"} if "attn_logit_softcapping" in options else {}  # sdpa of transformers 5.20 leaves it out

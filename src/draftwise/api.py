@@ -18,7 +18,7 @@ import torch
 from draftwise import catalog, seq2seq, text
 from draftwise.engine import Engine
 from draftwise.fitting import fit, notes, short
-from draftwise.loading import Loaded, Progress, load_model
+from draftwise.loading import Loaded, load_model
 from draftwise.protocols import Accept, Backend, Drafter, Encodes, Length
 from draftwise.sequence import Method
 from draftwise.spec import parse
@@ -26,6 +26,7 @@ from draftwise.streams import Piece as Piece
 from draftwise.streams import Request
 from draftwise.streams import Result as Result
 from draftwise.types import Sampling
+from draftwise.unpacking import Progress
 
 Model = str | os.PathLike[str] | Loaded | tuple[Any, Any]
 """A name for `draftwise.loading.load_model`, or a pair (model, tokenizer); the model may be any `Backend`."""
@@ -40,6 +41,7 @@ def load(
     drafter: str | Drafter | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    backend: str | None = None,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -60,7 +62,7 @@ def load(
     for kind, spec in zip(("method", "length", "accept", "drafter"), (method, *parts), strict=True):
         if isinstance(spec, str):
             catalog.entry(kind, parse(spec).name)  # a typing error shows before minutes of loading
-    options: dict[str, Any] = {"dtype": dtype, "device": device, "cache_dir": cache_dir, "progress": progress}
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "backend": backend, "cache_dir": cache_dir, "progress": progress}
     main = _loaded(target, options)
     if main.tokenizer is None:
         raise ValueError(f"the target {main.name!r} has no tokenizer: give the pair (model, tokenizer)")

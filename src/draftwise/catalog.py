@@ -124,6 +124,7 @@ _ENTRIES = [
     Entry("drafter", "slem", "a model of another vocabulary writes text, tokenised anew as far as it is settled", ("timor2025",), _M + "slem:SLEM"),
     Entry("drafter", "uag", "a model of another vocabulary writes text, aligned with the end of the target's", ("hf2024uag",), _M + "uag:UAG"),
     Entry("drafter", "none", "drafts nothing", (), _M + "none:NoDraft"),
+    Entry("backend", "llamacpp", "GGUF files in llama.cpp", (), "draftwise.backends.llamacpp:LlamaCpp"),
     Entry("backend", "table", "an n-gram table model, an exact oracle", (), "draftwise.backends.table:Table"),
     Entry("method", "plain", "no speculation", parts=("fixed:n=0", "coupled", "none")),
     Entry("method", "adasd-stop", "AdaSD's stop rule, lossless acceptance", ("lu2025adasd",), parts=("adasd", "speculative", "draft-model")),

@@ -24,12 +24,12 @@ _CATCH_UP = 8  # a drafter that has to read more than this reads a text, and its
 
 class Engine:
     """Decodes any number of requests over one `target`, each by its own method. `chunk`: most prompt tokens read in one pass, so that a long
-    prompt does not stall the others. `slots`: most sequences in one pass; the rest wait in order."""
+    prompt does not stall the others. `slots`: most sequences in one pass (a target may have fewer); the rest wait in order."""
 
     def __init__(self, target: Backend, chunk: int = 256, slots: int = 16) -> None:
         if chunk < 1 or slots < 1:
             raise ValueError(f"chunk and slots must be at least 1, got {chunk} and {slots}")
-        self.target, self.chunk, self.slots = target, chunk, slots
+        self.target, self.chunk, self.slots = target, chunk, min(slots, getattr(target, "slots", slots))
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.last: dict[object, Any] = {}  # policy -> the state of the sequence that finished last under it

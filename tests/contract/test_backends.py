@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
+import tempfile
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny
+import tiny_gguf
 from draftwise.backends.hf import HF
 from draftwise.backends.hf_attention import visible
 from draftwise.backends.hf_cache import Region, Regions, Segment
@@ -25,8 +29,9 @@ from draftwise.trees import depths, path_to
 from draftwise.types import Feed
 
 ATTENTION = list(tiny.CONFIGS)
-RECURRENT = list(tiny.RECURRENT)
-TREES = ["table", *ATTENTION]
+GGUF = [f"{name}-gguf" for name in tiny_gguf.NAMES] if importlib.util.find_spec("llama_cpp") else []
+RECURRENT = [*tiny.RECURRENT, *(name for name in GGUF if name == "mamba-gguf")]
+TREES = ["table", *ATTENTION, *(name for name in GGUF if name not in RECURRENT)]
 SEQ2SEQ = list(tiny.SEQ2SEQ)
 ALL = [*TREES, *RECURRENT, "llama-replay", *SEQ2SEQ]
 TREE = torch.tensor([-1, 0, 0, -1, 3, 2, 5, 3])
@@ -34,16 +39,31 @@ _V = tiny.VOCAB
 
 
 class Case(NamedTuple):
-    """How to make an empty backend, and the logits [n, V] that it should give for a whole text."""
+    """How to make an empty backend, the logits [n, V] that it should give for a whole text, and how close its own have to be."""
 
     make: Callable[[], Any]
     oracle: Callable[[tuple[int, ...]], Tensor]
+    close: Callable[[Tensor, Tensor], None]
 
 
 @cache
 def model(name: str) -> Any:
     torch.set_num_threads(1)
+    if name.endswith("-gguf"):
+        return tiny_gguf.model(name.removesuffix("-gguf"))
     return tiny.seq2seq(name) if name in SEQ2SEQ else tiny.model(name.removesuffix("-replay"))
+
+
+@cache
+def gguf_file(name: str) -> Path:
+    return tiny_gguf.write(name.removesuffix("-gguf"), Path(tempfile.mkdtemp(), f"{name}.gguf"))
+
+
+def llamacpp(name: str) -> Any:
+    """In float32 throughout, so that it can be held against transformers."""
+    from draftwise.backends.llamacpp import LlamaCpp
+
+    return LlamaCpp(gguf_file(name), threads=1, cache="f32", flash=False)
 
 
 @cache
@@ -78,9 +98,10 @@ class Sourced(HFSeq2Seq):
 
 
 def case(name: str) -> Case:
-    makers = {"table": lambda: Table(_V, max_length=128)} | {seq2seq: lambda: Sourced(model(name)) for seq2seq in SEQ2SEQ}
+    makers: dict[str, Any] = {"table": lambda: Table(_V, max_length=128)} | {seq2seq: lambda: Sourced(model(name)) for seq2seq in SEQ2SEQ}
+    makers |= dict.fromkeys(GGUF, lambda: llamacpp(name))
     make = makers.get(name) or ((lambda: HFReplay(model(name))) if name.endswith("-replay") else (lambda: wrap(model(name))))
-    return Case(make, lambda tokens: oracle(name, tokens))
+    return Case(make, lambda tokens: oracle(name, tokens), nearly if name == "gemma3-gguf" else close)
 
 
 def text(seed: int, n: int) -> tuple[int, ...]:
@@ -96,6 +117,11 @@ def close(rows: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(rows.float(), expected.float(), atol=2e-5, rtol=1e-5)
 
 
+def nearly(rows: Tensor, expected: Tensor) -> None:
+    """For llama.cpp's GELU, which is a table of float16."""
+    torch.testing.assert_close(rows.float(), expected.float(), atol=5e-3, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_is_a_backend(name):
     backend = case(name).make()
@@ -106,7 +132,7 @@ def test_is_a_backend(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_whole_text_and_chunks(name):
-    make, expected = case(name)
+    make, expected, close = case(name)
     tokens = text(1, 33)
     whole, chunked = make(), make()
     close(whole.forward([feed(0, tokens, 33)])[0].logits, expected(tokens))
@@ -118,7 +144,7 @@ def test_whole_text_and_chunks(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_keep_then_forward_equals_recomputation(name):
-    make, expected = case(name)
+    make, expected, close = case(name)
     backend, tokens = make(), text(2, 12)
     backend.forward([feed(0, tokens, 0)])
     for seed, (drafted, accepted) in enumerate([(5, 2), (1, 0), (6, 6), (3, 0), (9, 8)]):
@@ -135,7 +161,7 @@ def test_keep_then_forward_equals_recomputation(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_keep_never_keeps_more(name):
-    make, expected = case(name)
+    make, expected, close = case(name)
     backend, tokens = make(), text(3, 10)
     assert backend.keep(7, 5) == 0
     backend.forward([feed(0, tokens, 1)])
@@ -150,7 +176,7 @@ def test_keep_never_keeps_more(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_free_and_use_again(name):
-    make, expected = case(name)
+    make, expected, close = case(name)
     backend = make()
     backend.forward([feed(0, text(4, 20), 0), feed(1, text(5, 7), 0)])
     backend.free(0)
@@ -164,7 +190,7 @@ def test_free_and_use_again(name):
 @pytest.mark.parametrize("name", ALL)
 def test_ragged_batch_equals_each_alone(name):
     """Speculation at random on four slots, some resting, one leaving and coming back: every row is that of its own text."""
-    make, expected = case(name)
+    make, expected, close = case(name)
     backend, rng = make(), random.Random(7)
     texts = {slot: text(20 + slot, 3 + 9 * slot) for slot in range(4)}
     for turn in range(8):
@@ -187,7 +213,7 @@ def test_ragged_batch_equals_each_alone(name):
 @pytest.mark.parametrize("name", TREES)
 def test_trees_equal_their_paths(name):
     """Two trees and a chain in one forward, after texts of different lengths; then the path of one leaf is kept and read on."""
-    make, expected = case(name)
+    make, expected, close = case(name)
     backend = make()
     texts = {0: text(30, 11), 1: text(31, 2), 2: text(32, 5)}
     backend.forward([feed(slot, tokens, 0) for slot, tokens in texts.items()])
@@ -210,7 +236,7 @@ def test_trees_equal_their_paths(name):
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mistral"])
 def test_a_path_that_is_none_keeps_less(name):
-    make, expected = case(name)
+    make, expected, close = case(name)
     tokens, tree = text(40, 9), text(41, 8)
 
     def after(length: int, path: list[int]) -> tuple[HF, int]:
@@ -330,7 +356,7 @@ def test_a_running_state_reads_no_trees(name):
 @pytest.mark.parametrize("name", RECURRENT)
 def test_replay_goes_on_although_every_draft_is_rejected(name):
     """The state that is gone back to moves on, so the tokens that are read again stay few."""
-    make, expected = case(name)
+    make, expected, close = case(name)
     backend, tokens = make(), text(1, 4)
     for turn in range(20):
         start = backend.length(0)
@@ -393,3 +419,71 @@ def test_regions_never_overlap_and_moves_keep_the_entries(steps):
             assert buffer[r.start : r.start + r.length] == [(other, i) for i in range(r.length)]
             assert r.length <= r.room
             assert r.start + r.room <= regions.end
+
+
+needs_llamacpp = pytest.mark.skipif(not GGUF, reason="llama-cpp-python is not installed")
+
+
+@needs_llamacpp
+@pytest.mark.parametrize("name", GGUF)
+def test_a_memory_that_grows_holds_what_it_held(name, monkeypatch):
+    """Many slots, one of which holds an undecided tree, and marks of running states, in a memory that is full at once."""
+    monkeypatch.setattr("draftwise.backends.llamacpp._CELLS", 1)
+    make, expected, close = case(name)
+    backend = make()
+    texts = {slot: text(60 + slot, 110) for slot in range(4)}
+    for slot, tokens in texts.items():
+        backend.forward([feed(slot, tokens[:100], 1)])
+    ends = backend.forward([feed(slot, tokens[100:], 10) for slot, tokens in texts.items()])
+    close(torch.cat([row.logits for row in ends]), torch.cat([expected(tokens)[-10:] for tokens in texts.values()]))
+    for slot, tokens in texts.items():
+        backend.keep(slot, 105)
+        rows = backend.forward([feed(slot, tokens[backend.length(slot) :], 2)])[0].logits
+        close(rows, expected(tokens)[-2:])
+    if name not in RECURRENT:
+        backend.free(3)
+        backend.forward([feed(0, text(70, 3), 0, torch.tensor([-1, 0, 0]))])
+        for slot in (3, 4, 5):
+            backend.forward([feed(slot, text(80 + slot, 120), 1)])
+        assert backend.keep(0, 110, [110, 112]) == 112
+        tokens = (*texts[0], text(70, 3)[0], text(70, 3)[2], 4)
+        close(backend.forward([feed(0, (4,), 1)])[0].logits, expected(tokens)[-1:])
+
+
+@needs_llamacpp
+def test_what_llamacpp_refuses(tmp_path):
+    from draftwise.backends.llamacpp import LlamaCpp
+
+    with pytest.raises(ValueError, match="there is no file"):
+        LlamaCpp(tmp_path / "none.gguf")
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF and then nothing of use")
+    with pytest.raises(ValueError, match="cannot load .*broken.gguf.*truncated"):
+        LlamaCpp(tmp_path / "broken.gguf")
+    wrong = (({"cache": "f8"}, "'f8': possible are f32, f16, q8_0"), ({"slots": 300}, "256"), ({"threads": 0}, "threads must be at least 1"))
+    for options, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            LlamaCpp(gguf_file("qwen2-gguf"), **options)
+    backend = LlamaCpp(gguf_file("qwen2-gguf"), context=32, slots=2, threads=1)
+    assert (backend.max_length, backend.eos_token_id) == (32, (2,))
+    with pytest.raises(ValueError, match="slot 2 is not among the 2"):
+        backend.forward([feed(2, (1,), 1)])
+    with pytest.raises(ValueError, match="more than the 32"):
+        backend.forward([feed(0, (1,) * 33, 1)])
+    with pytest.raises(ValueError, match="trees of 65 leaves"):
+        case("qwen2-gguf").make().forward([feed(0, (1,) * 66, 1, torch.tensor([-1] + [0] * 65))])
+
+
+@needs_llamacpp
+def test_ids_of_llamacpp_come_back():
+    """Trees and marks without end: no spare id is lost."""
+    for name in ("qwen2-gguf", "mamba-gguf"):
+        backend = case(name).make()
+        spare = sorted(backend._spare)
+        for turn in range(40):
+            backend.forward([feed(turn % 4, text(turn, 3), 3, None if name in RECURRENT else torch.tensor([-1, 0, 0]))])
+            backend.keep(turn % 4, turn % 3)
+            if turn % 5 == 0:
+                backend.free(turn % 4)
+        for slot in range(4):
+            backend.free(slot)
+        assert sorted(backend._spare) == spare

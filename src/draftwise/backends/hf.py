@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from draftwise import trees
+from draftwise.backends.feeds import check
 from draftwise.backends.hf_attention import Attention
 from draftwise.backends.hf_cache import PooledCache, Regions, Segment
-from draftwise.protocols import Encodes
 from draftwise.types import Feed, Rows
 
 _LAYERS = {"full_attention", "sliding_attention"}
@@ -170,24 +170,6 @@ def vocabulary(model: Any) -> int:
 def longest(model: Any) -> int:
     """The context length a model was made for; without bound (2**31) where its config names none."""
     return int(getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 2**31)
-
-
-def check(feeds: Sequence[Feed], backend: Any) -> None:
-    """Raises ValueError, with what was given and what is possible, for feeds no forward can read."""
-    if len({feed.slot for feed in feeds}) < len(feeds):
-        raise ValueError(f"every slot can be fed once in a forward, got slots {[feed.slot for feed in feeds]}")
-    for feed in feeds:
-        n, past = len(feed.tokens), backend.length(feed.slot)
-        if not 0 <= feed.want <= n:
-            raise ValueError(f"slot {feed.slot}: logits of {feed.want} of {n} fed tokens cannot be had")
-        if feed.parents is not None and len(feed.parents) != n:
-            raise ValueError(f"slot {feed.slot}: {len(feed.parents)} parents for {n} tokens")
-        if past + (long := trees.levels(feed.parents, n)) > backend.max_length:
-            raise ValueError(f"slot {feed.slot}: {past} cached and {long} new tokens are more than the {backend.max_length} this model can read")
-        if n and not feed.tokens.is_cuda and not 0 <= int(feed.tokens.min()) <= int(feed.tokens.max()) < backend.vocab_size:
-            raise ValueError(f"slot {feed.slot}: token ids must be in [0, {backend.vocab_size}), got {feed.tokens.tolist()}")
-        if feed.source is not None and not isinstance(backend, Encodes):
-            raise ValueError("an encoder input was given to a model without encoder")
 
 
 def _starts(feeds: Sequence[Feed]) -> list[int]:

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from draftwise import trees
-from draftwise.backends.hf import HF, call, check, longest, nothing, slices, unfit, vocabulary
+from draftwise.backends.feeds import check
+from draftwise.backends.hf import HF, call, longest, nothing, slices, unfit, vocabulary
 from draftwise.backends.hf_seq2seq import HFSeq2Seq
 from draftwise.types import Feed, Rows
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from draftwise.backends.hf import check, longest, nothing, vocabulary
+from draftwise.backends.feeds import check
+from draftwise.backends.hf import longest, nothing, vocabulary
 from draftwise.trees import is_chain
 from draftwise.types import Feed, Rows
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple, Protocol
 from draftwise.bench import machine, rendering, setup
 from draftwise.bench.hosts import Host, Pool, WorkerError
 from draftwise.bench.peers import Setup
+from draftwise.bench.peers.ourselves import worker
 from draftwise.bench.plan import Job, jobs
 from draftwise.bench.run import Asking, Part, Runner, Variant
 from draftwise.bench.schema import Problem, Row
@@ -51,13 +51,6 @@ class Outcome(NamedTuple):
     memory: dict[str, int]
 
 
-def own(setup: Setup) -> list[str]:
-    """The argv of our own worker, in this interpreter."""
-    argv = [sys.executable, "-m", "draftwise.bench.workers.draftwise_worker", "--target", setup.target, "--dtype", setup.dtype]
-    argv += ["--device", setup.device, "--threads", str(setup.threads)]
-    return argv + [word for draft in filter(None, (setup.draft, *setup.further)) for word in ("--draft", draft)]
-
-
 def bench(
     chosen: Chosen,
     out: Path,
@@ -65,7 +58,7 @@ def bench(
     memory: bool = True,
     timeout_s: float = 3600.0,
     parts: Part | None = None,
-    worker: Callable[[Setup], Sequence[str]] = own,
+    worker: Callable[[Setup], Sequence[str]] = worker,
 ) -> Outcome:
     """Does what is not done yet. `parts` and `worker` are for tests. Raises ValueError for a folder of another configuration and for methods or
     models that cannot run, before the first job; OSError where rows cannot be kept."""

@@ -38,6 +38,7 @@ def demo(
     methods: Annotated[list[str] | None, typer.Option("--method", "-m", help="Compare these with plain. May be repeated.")] = None,
     dtype: options.DtypeOption = None,
     device: options.DeviceOption = None,
+    backend: options.BackendOption = None,
 ) -> None:
     """Watch three prompts being answered, plainly and speculatively in turn, and see what it gained.
 
@@ -48,7 +49,7 @@ def demo(
     lossless = {method: promises(method) for method in chosen}
     if target == "smollm2" and draft is None:
         dtype = dtype or "float32"  # so small a model is no slower in it, and rounding then parts no texts
-    speculator = options.load(options.Models(target, draft, dtype=dtype, device=device))
+    speculator = options.load(options.Models(target, draft, dtype=dtype, device=device, backend=backend))
     screen = None if as_json else show.Screen(colours=True)
     place = machine(speculator)
     if screen:
@@ -173,7 +174,7 @@ def machine(speculator: Speculator) -> str:
     import torch
 
     backend: Any = speculator.engine.target
-    dtype = str(backend.dtype).removeprefix("torch.")
+    dtype = options.precision(backend)
     if backend.device.type == "cuda":
         return f"{dtype} on {torch.cuda.get_device_name(backend.device)}"
     return f"{dtype} on {backend.device}, {torch.get_num_threads()} threads, {processor()}"

@@ -34,6 +34,14 @@ DraftsOption = Annotated[
 ]
 DtypeOption = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; default: by device.", rich_help_panel=_MODELS)]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...; by default cuda if there.", rich_help_panel=_MODELS)]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        help="hf, or llamacpp with options as in llamacpp:threads=4,gpu_layers=-1. Default: llamacpp for a .gguf file if it is installed.",
+        rich_help_panel=_MODELS,
+    ),
+]
 MethodOption = Annotated[
     str | None,
     typer.Option(
@@ -61,6 +69,7 @@ class Models(NamedTuple):
     drafter: str | None = None
     dtype: str | None = None
     device: str | None = None
+    backend: str | None = None
 
 
 def load(models: Models) -> Speculator:
@@ -116,9 +125,14 @@ def describe(models: Models, speculator: Speculator) -> dict[str, Any]:
         "length": repr(length),
         "accept": repr(accept),
         "drafter": type(drafter).__name__,
-        "dtype": str(getattr(backend, "dtype", "")).removeprefix("torch."),
+        "dtype": precision(backend),
         "device": str(getattr(backend, "device", "")),
     }
+
+
+def precision(backend: Any) -> str:
+    """Of the weights, in words."""
+    return str(getattr(backend, "precision", None) or getattr(backend, "dtype", "")).removeprefix("torch.")
 
 
 def decodes_only(speculator: Speculator, command: str) -> None:

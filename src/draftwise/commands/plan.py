@@ -43,6 +43,7 @@ def plan(
     as_json: options.JsonOption = False,
     dtype: options.DtypeOption = None,
     device: options.DeviceOption = None,
+    backend: options.BackendOption = None,
 ) -> None:
     """Measure models here and on your prompts, and find the hierarchy that is expected to be fastest.
 
@@ -55,7 +56,7 @@ def plan(
     if len(asked) <= held_out:
         raise ValueError(f"--check keeps {held_out} prompts out, and there are {len(asked)}: at least one is needed to plan on")
     with options.waiting(f"loading {', '.join(names)}") as tell:
-        speculator, backends = _loaded([name for name in names if name != copier], dtype, device, tell)
+        speculator, backends = _loaded([name for name in names if name != copier], (dtype, device, backend), tell)
         options.decodes_only(speculator, "plan")
         ids = _encoded(speculator, asked, chat or not prompts_file)
         tell("the target writes")
@@ -74,15 +75,16 @@ def plan(
         _show(found, checked, copier)
 
 
-def _loaded(names: list[str], dtype: str | None, device: str | None, tell: Any) -> tuple[Speculator, dict[str, Any]]:
-    """The target's speculator, and the backend of each model. Raises ValueError for vocabularies that have nothing in common."""
+def _loaded(names: list[str], how: tuple[str | None, str | None, str | None], tell: Any) -> tuple[Speculator, dict[str, Any]]:
+    """The target's speculator, and the backend of each model. `how`: dtype, device and backend. Raises ValueError for vocabularies that have nothing
+    in common."""
     import draftwise
 
-    main = draftwise.load_model(names[-1], dtype, device, progress=tell)
+    main = draftwise.load_model(names[-1], *how, progress=tell)
     target = draftwise.load(main, method="plain")
     backends = {}
     for name in names[:-1]:
-        helper = draftwise.load_model(name, dtype, device, progress=tell)
+        helper = draftwise.load_model(name, *how, progress=tell)
         pair = draftwise.load(main, helper, method="plain")
         options.announce(pair)
         backends[name] = pair.context.draft

@@ -44,6 +44,7 @@ def profile(
     draft: options.DraftOption = None,
     dtype: options.DtypeOption = None,
     device: options.DeviceOption = None,
+    backend: options.BackendOption = None,
 ) -> None:
     """Measure what a pass of the target over k tokens and a step of the draft cost here, and see what acceptance makes drafting pay.
 
@@ -52,9 +53,9 @@ def profile(
     widths, asked = sorted({1, *numbers(rows, "--rows")}), sorted(set(numbers(contexts, "--contexts")))
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"--seconds must be a finite number above 0, got {seconds}")
-    config = configuration(target, draft, widths, asked, dtype, device, threads, seed)
+    config = configuration(target, draft, widths, asked, dtype, device, backend, threads, seed)
     samples = resume(out / _FILE, config) if out else {}
-    speculator = options.load(options.Models(target, draft, dtype=dtype, device=device))
+    speculator = options.load(options.Models(target, draft, dtype=dtype, device=device, backend=backend))
     options.decodes_only(speculator, "profile")
     backends = {bench.TARGET: speculator.context.target} | ({bench.DRAFT: speculator.context.draft} if draft else {})
     fitting = clipped(asked, widths, backends)
@@ -96,6 +97,7 @@ def configuration(
     contexts: Sequence[int],
     dtype: str | None,
     device: str | None,
+    backend: str | None,
     threads: int | None,
     seed: int,
 ) -> dict[str, Any]:
@@ -103,7 +105,7 @@ def configuration(
     import torch
 
     from draftwise.bench.machine import facts
-    from draftwise.loading import pick_device, pick_dtype
+    from draftwise.loading import pick_backend, pick_device, pick_dtype
 
     if threads:
         torch.set_num_threads(threads)
@@ -115,6 +117,7 @@ def configuration(
         "contexts": list(contexts),
         "dtype": str(pick_dtype(dtype, where)).removeprefix("torch."),
         "device": str(where),
+        "backend": str(pick_backend(backend)),
         "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" else None,
         "seed": seed,
         **facts(torch.get_num_threads()),

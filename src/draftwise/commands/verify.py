@@ -56,6 +56,7 @@ def verify(
     drafter: options.DrafterOption = None,
     dtype: options.DtypeOption = None,
     device: options.DeviceOption = None,
+    backend: options.BackendOption = None,
 ) -> None:
     """Compare a method with plain decoding, token for token, on your models and prompts.
 
@@ -68,7 +69,7 @@ def verify(
     request: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     check(request)
     texts = prompts.read_many(prompts_file, limit) if prompts_file else [*prompts.shipped().values()][:limit]
-    models = options.Models(target, options.one_or_all(draft), method, length, accept, drafter, dtype, device)
+    models = options.Models(target, options.one_or_all(draft), method, length, accept, drafter, dtype, device, backend)
     speculator = options.load(models)
     what = options.describe(models, speculator)
     lossless = _comparable(speculator, what["method"], temperature)

@@ -12,6 +12,7 @@ from draftwise import catalog
 from draftwise.spec import parse
 
 PEERS: dict[str, str] = {
+    "draftwise": "draftwise.bench.peers.ourselves:Ourselves",
     "transformers": "draftwise.bench.peers.transformers:Transformers",
     "llamacpp": "draftwise.bench.peers.llamacpp:LlamaCpp",
     "vllm": "draftwise.bench.peers.vllm:Vllm",
@@ -22,7 +23,7 @@ PEERS: dict[str, str] = {
 class Setup(NamedTuple):
     """What every peer is given alike. `target` and `draft` as typed; `dtype`: 'bfloat16', 'float32', 'float16'. `threads`: for the engine's own
     option; the environment of the worker says the same. `max_context`: prompt and answer of the longest job, in tokens. `device`: as typed,
-    for engines that can use another than the CPU. `further`: drafts besides `draft`, which only our own engine takes."""
+    for engines that can use another than the CPU. Only our own engine takes `further`, drafts besides `draft`, and `backend`."""
 
     target: str
     draft: str | None
@@ -31,6 +32,7 @@ class Setup(NamedTuple):
     max_context: int
     device: str = "cpu"
     further: tuple[str, ...] = ()
+    backend: str | None = None
 
 
 class Peer(Protocol):
@@ -67,6 +69,6 @@ def create(text: str) -> Peer:
     for key in spec.options:
         if key not in known:
             raise ValueError(f"the peer {spec.name!r} has no option {key!r}: {catalog.suggest(key, known)}")
-    if spec.parts:
+    if spec.parts and not hasattr(factory, "of"):
         raise ValueError(f"the peer {spec.name!r} takes options written key=value, got {text!r}")
-    return cast(Peer, factory(**spec.options))
+    return cast(Peer, factory.of(spec.parts, **spec.options) if spec.parts else factory(**spec.options))

@@ -24,11 +24,15 @@ PRECISIONS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 class Worker:
-    """The loaded pair. `answer` serves decoding requests and ``{"check": [specs]}``, whose answer names those that cannot run, and why."""
+    """The loaded pair. `answer` serves decoding requests and ``{"check": [specs]}``, whose answer names those that cannot run, and why. `prefix`:
+    what stands before the method in the names of its variants."""
 
-    def __init__(self, target: str, drafts: list[str], dtype: str | None, device: str | None) -> None:
-        main = loading.load_model(target, dtype, device)
-        self.context = draftwise.load(main, [loading.load_model(draft, dtype, device) for draft in drafts], method="plain").context
+    def __init__(
+        self, target: str, drafts: list[str], dtype: str | None, device: str | None, backend: str | None = None, prefix: str = ""
+    ) -> None:
+        main, *helpers = (loading.load_model(name, dtype, device, backend) for name in (target, *drafts))
+        self.context = draftwise.load(main, helpers, method="plain").context
+        self.prefix = prefix
         self.about = {"target": Path(target).name, "draft": ", ".join(Path(draft).name for draft in drafts) or None}
         self.stop_ids = text.stop_ids(main.model, main.tokenizer)
         self._engines: dict[str, tuple[Engine, Method]] = {}
@@ -38,10 +42,10 @@ class Worker:
         import transformers
 
         backend: Any = self.context.target
-        dtype = str(backend.dtype).removeprefix("torch.")
+        precision = str(getattr(backend, "precision", backend.dtype)).removeprefix("torch.")
         return {
             "engine": "draftwise",
-            "precision": PRECISIONS.get(dtype, dtype),
+            "precision": PRECISIONS.get(precision, precision),
             "versions": {"draftwise": draftwise.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name(backend.device) if backend.device.type == "cuda" else str(backend.device),
@@ -70,7 +74,7 @@ class Worker:
 
     def _engine(self, spec: str) -> tuple[Engine, Method]:
         if spec not in self._engines:
-            self._engines[spec] = Engine(self.context.target), catalog.method(spec, self.context)
+            self._engines[spec] = Engine(self.context.target), catalog.method(spec.removeprefix(self.prefix), self.context)
         return self._engines[spec]
 
     def _decode(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def timed(engine: Engine, ids: list[int], sampling: Sampling, method: Method) ->
 def start(args: argparse.Namespace) -> tuple[dict[str, Any], lines.Answer]:
     """Loads the models."""
     torch.set_num_threads(args.threads)
-    worker = Worker(args.target, args.draft, args.dtype, args.device)
+    worker = Worker(args.target, args.draft, args.dtype, args.device, args.backend, args.prefix)
     return worker.ready(), worker.answer
 
 
@@ -124,6 +128,8 @@ def main() -> None:
     parser.add_argument("--draft", action="append", default=[])
     parser.add_argument("--dtype")
     parser.add_argument("--device")
+    parser.add_argument("--backend")
+    parser.add_argument("--prefix", default="")
     parser.add_argument("--threads", type=int, required=True)
     args = parser.parse_args()
     lines.run(lambda: start(args))

@@ -1,0 +1,151 @@
+"""From files to a model with its tokenizer. What takes long to make is kept in a cache folder, as transformers saves it.
+
+The cache is a convenience: what cannot be written is done without, what cannot be read is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+Progress = Callable[[str], None]
+"""Told in a sentence what takes long, before it does."""
+Made = TypeVar("Made")
+_STALE_S = 3600  # an unfinished cache entry this old belongs to a process that died
+
+
+class Keeping(NamedTuple):
+    """Where things are kept that take long to make, and who is told of it."""
+
+    cache: Path
+    tell: Progress
+
+    def get(self, key: str, name: str, read: Callable[[Path], Made], make: Callable[[], Made], write: Callable[[Made, Path], None]) -> Made:
+        """What the entry `key` holds as `read` gives it, or what `make` gives, which `write` puts into a folder first. `name`: of what is made."""
+        entry = self.cache / key
+        if entry.is_dir():
+            try:
+                return read(entry)
+            except Exception:  # a disk that lied, or another version's files: what it was made from is still there
+                shutil.rmtree(entry, ignore_errors=True)
+        self.tell(f"Unpacking {name} (once; it is then kept in {self.cache})")
+        made = make()
+        try:
+            store(entry, lambda folder: write(made, folder))
+        except Exception as error:  # a full disk, a read-only home: what is in memory is as good
+            self.tell(f"{name} could not be kept in {self.cache} and will be unpacked again next time: {first_line(error)}")
+        return made
+
+
+def dequantised(path: Path, dtype: torch.dtype, keeping: Keeping) -> tuple[Any, Any]:
+    """A GGUF file as a model of transformers, and its tokenizer. Raises ValueError for a file that is none."""
+    _check(path)
+
+    def write(made: tuple[Any, Any], folder: Path) -> None:
+        for part in made:
+            part.save_pretrained(folder)
+
+    key = _key(path, str(dtype).removeprefix("torch."))
+    return keeping.get(key, path.name, lambda entry: pretrained(str(entry), dtype), lambda: _dequantise(path, dtype), write)
+
+
+def gguf_tokenizer(path: Path, keeping: Keeping) -> Any:
+    """The tokenizer of a GGUF file. Raises ValueError for a file that is none."""
+    from transformers import AutoTokenizer
+
+    _check(path)
+
+    def make() -> Any:
+        with _readable(path), contextlib.redirect_stderr(io.StringIO()):
+            return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+    name = f"the tokenizer of {path.name}"
+    return keeping.get(_key(path, "tokenizer"), name, AutoTokenizer.from_pretrained, make, lambda made, folder: made.save_pretrained(folder))
+
+
+def has_llamacpp() -> bool:
+    """Whether llama-cpp-python is installed."""
+    return importlib.util.find_spec("llama_cpp") is not None
+
+
+def pretrained(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
+    """What transformers loads from a folder or from the Hub: the model, decoder-only or with an encoder, and its tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from draftwise.backends.hf_seq2seq import auto_class
+
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    maker = auto_class(AutoConfig.from_pretrained(name, **options))
+    return maker.from_pretrained(name, dtype=dtype, **options), tokenizer
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line for the middle of a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".:")
+
+
+def store(entry: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a folder beside the entry and renames it, so that an entry is whole or absent whatever happens meanwhile."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    for old in entry.parent.glob(".new-*"):
+        if time.time() - old.stat().st_mtime > _STALE_S:
+            shutil.rmtree(old, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=entry.parent))
+    try:
+        write(new)
+        try:
+            new.rename(entry)
+        except OSError:
+            if not entry.is_dir():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _check(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ValueError(f"'{path}' is not a GGUF file: it does not begin with the letters GGUF")
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"'{path}' is truncated, damaged, or of a kind that transformers cannot read ({first_line(error)})") from error
+
+
+def _dequantise(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    import transformers
+
+    options: dict[str, Any] = {"gguf_file": path.name, "dtype": dtype}
+    if config := getattr(transformers, "GgufConfig", None):  # before it existed, dequantising was the only way
+        options["quantization_config"] = config(gguf_file=path.name, dequantize=True)
+    with _readable(path), contextlib.redirect_stderr(io.StringIO()):  # its unpacking draws a progress bar that no setting switches off
+        model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, **options)
+        return model, transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def _key(path: Path, what: str) -> str:
+    """The cache folder of a file and what is made of it: by content, so that every environment with the same package shares one. Samples of 64 KiB
+    tell files apart that differ anywhere on purpose, without reading all of a large one."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(f"1 {size}".encode())
+    with path.open("rb") as file:
+        digest.update(file.read(1 << 20))
+        for i in range(64):
+            file.seek(size * i // 64)
+            digest.update(file.read(1 << 16))
+    return f"{path.stem}-{what}-{digest.hexdigest()[:16]}"
