@@ -18,7 +18,7 @@ import torch
 from draftwise import catalog, seq2seq, text
 from draftwise.engine import Engine
 from draftwise.fitting import fit, notes, short
-from draftwise.loading import Loaded, load_model
+from draftwise.loading import Loaded, load_model, quantization
 from draftwise.protocols import Accept, Backend, Drafter, Encodes, Length
 from draftwise.sequence import Method
 from draftwise.spec import parse
@@ -42,6 +42,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     backend: str | None = None,
+    quantize: str | None = None,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -63,12 +64,14 @@ def load(
         if isinstance(spec, str):
             catalog.entry(kind, parse(spec).name)  # a typing error shows before minutes of loading
     options: dict[str, Any] = {"dtype": dtype, "device": device, "backend": backend, "cache_dir": cache_dir, "progress": progress}
-    main = _loaded(target, options)
+    options["lean"] = True
+    wanted = quantization(quantize)
+    main = _loaded(target, options | {"quantize": wanted[0]})
     if main.tokenizer is None:
         raise ValueError(f"the target {main.name!r} has no tokenizer: give the pair (model, tokenizer)")
     drafts = draft if isinstance(draft, list) else [] if draft is None else [draft]
     _each_once(drafts)
-    helpers = [_loaded(some, options) for some in drafts]
+    helpers = [_loaded(some, options | {"quantize": wanted[1]}) for some in drafts]
     context = _context(main, helpers)
     note = "" if drafter is not None else "\n".join(notes(context.drafts))  # who names a drafter knows
     if progress and note:

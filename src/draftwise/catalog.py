@@ -186,7 +186,7 @@ def entry(kind: str, name: str) -> Entry:
     return found[name]
 
 
-def create(kind: str, spec: str, context: Context | None = None) -> Any:
+def create(kind: str, spec: str | Spec, context: Context | None = None) -> Any:
     """The object a spec names: a policy, a rule, a drafter, a backend, or for kind 'method' a `Method`. Raises ValueError."""
     return method(spec, context) if kind == "method" else _build(kind, parse(spec), context)
 

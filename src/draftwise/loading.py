@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from draftwise import catalog
-from draftwise.backends.hf_packed import pack
+from draftwise.backends import hf_int8, hf_lean, hf_packed
 from draftwise.spec import Spec, parse
 from draftwise.unpacking import Keeping, Progress, dequantised, first_line, gguf_tokenizer, has_llamacpp, pretrained
 
@@ -51,17 +51,21 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     backend: str | Spec | None = None,
+    quantize: str | None = None,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     packed: bool = True,
+    lean: bool = False,
 ) -> Loaded:
     """`name`: 'smollm2', a folder, a .gguf file, or a Hub id. `dtype`: float32, bfloat16, float16 or auto (bfloat16 where the machine computes
     in it natively, else float32). `device`: a torch device or auto (CUDA if there is one). `backend`: 'llamacpp' (for GGUF files, with the options of
     `draftwise.backends.llamacpp.LlamaCpp` as in 'llamacpp:threads=4,gpu_layers=-1'; dtype and device are then the file's and llama.cpp's own), 'hf'
-    (a GGUF file is dequantised), or auto: llama.cpp for a .gguf file where it is installed, else transformers. `cache_dir`: where what was made of
-    GGUF files is kept (by default a folder of the user's cache). `packed`: on a CPU, put the weights into the order that products read fastest; such
-    a model can be neither trained nor saved. Raises ModelNotFound, or ValueError for what is found and cannot be used."""
+    (a GGUF file is dequantised), or auto: llama.cpp for a .gguf file where it is installed, else transformers. `quantize`: 'int8' for weights and
+    inputs of 8 bits (`draftwise.backends.hf_int8`). `cache_dir`: where what was made of GGUF files is kept (by default a folder of the user's cache).
+    `packed`: on a CPU, put the weights into the order that products read fastest; such a model can be neither trained nor saved. `lean`: on a CPU,
+    take the linear layers out for a shorter pass where there is one (`draftwise.backends.hf_lean`); only a `draftwise.backends.hf.HF` can then run
+    the model. Raises ModelNotFound, or ValueError for what is found and cannot be used."""
     where = pick_device(device)
     what = pick_dtype(dtype, where)
     shown = os.fspath(name)
@@ -71,10 +75,23 @@ def load_model(
             tokenizer = gguf_tokenizer(file, keeping)
             return Loaded(catalog.create("backend", Spec("llamacpp", {"path": str(file), **own.options})), tokenizer, shown)
         model, tokenizer = _find(shown, what, keeping)
-        model = model.to(where).eval()
-        if packed:
-            pack(model)
-        return Loaded(model, tokenizer, shown)
+        return Loaded(_hastened(model.to(where).eval(), quantize, packed, lean), tokenizer, shown)
+
+
+def _hastened(model: Any, quantize: str | None, packed: bool, lean: bool) -> Any:
+    """The model with its linear layers made faster, as `load_model` says."""
+    if quantize not in (None, "int8"):
+        raise ValueError(f"weights cannot be made {quantize!r}: possible is int8")
+    if quantize and (reason := hf_int8.possible(model.device)):
+        raise ValueError(f"weights cannot be made {quantize} here: {reason}")
+    model.precision = quantize
+    if lean and model.device.type == "cpu" and not hf_lean.unfit(model):
+        model.lean = hf_lean.Lean(model, hf_int8.Int8Linear.of if quantize else hf_packed.product)
+    elif quantize:
+        hf_int8.quantize(model)
+    elif packed:
+        hf_packed.pack(model)
+    return model
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -109,6 +126,16 @@ def pick_backend(backend: str | Spec | None) -> Spec:
     if found.options and found.name == "hf":
         raise ValueError(f"the backend 'hf' takes no options, got {str(found)!r}: those of 'llamacpp' do, also behind 'auto:'")
     return found
+
+
+def quantization(quantize: str | None) -> tuple[str | None, str | None]:
+    """Of the target and of drafts: 'int8' is of both, 'draft=int8' of drafts alone. Raises ValueError for what is neither."""
+    if quantize is None or "=" not in quantize:
+        return quantize, quantize
+    found = dict(part.partition("=")[::2] for part in quantize.split(","))
+    if unknown := found.keys() - {"target", "draft"}:
+        raise ValueError(f"{quantize!r} names {sorted(unknown)[0]!r}: write int8 for all models, or target=int8, draft=int8")
+    return found.get("target"), found.get("draft")
 
 
 def embedded_file() -> Path:

@@ -18,6 +18,7 @@ from draftwise import trees
 from draftwise.backends.feeds import check
 from draftwise.backends.hf_attention import Attention
 from draftwise.backends.hf_cache import PooledCache, Regions, Segment
+from draftwise.backends.hf_lean import Lean
 from draftwise.types import Feed, Rows
 
 _LAYERS = {"full_attention", "sliding_attention"}
@@ -39,6 +40,7 @@ class HF:
         self._configs = list({id(part.config): part.config for part in model.modules() if hasattr(part, "config")}.values())
         self._sliced = slices(model)
         self._regions = Regions()
+        self._lean: Lean | None = getattr(model, "lean", None)
         self._cache = PooledCache(capacity or 0)
         self._attention = Attention()
 
@@ -50,9 +52,14 @@ class HF:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights, and of the logits."""
+        """The dtype of the weights as the model was loaded, and of the logits but for a lean pass of 8 bits, whose logits are float32."""
         dtype: torch.dtype = self.model.dtype
         return dtype
+
+    @property
+    def precision(self) -> str:
+        """Of the weights, in words."""
+        return getattr(self.model, "precision", None) or str(self.dtype).removeprefix("torch.")
 
     def length(self, slot: int) -> int:
         """Entries the slot's cache holds."""
@@ -119,6 +126,9 @@ class HF:
         packed = torch.cat([positions, wanted]).to(self.device, non_blocking=True)
         positions, wanted = torch.split(packed, [len(positions), len(wanted)])
         tokens = torch.cat([feed.tokens.to(self.device, non_blocking=True) for feed in feeds])  # a drafter's own tokens are there already
+        if self._lean is not None:
+            self._attention.begin(plan)
+            return self._lean(tokens, positions, wanted, self._cache, self._attention, self.taps)
         with self._attention.inside(self._configs, plan):
             cache = {"position_ids": positions[None], "past_key_values": self._cache}
             logits, hidden, _ = call(self.model, tokens, wanted, self._sliced, self.taps, **cache)

@@ -45,11 +45,15 @@ class Attention:
         self.calls = 0
         self._masks: dict[tuple[int, int | None, int, torch.dtype, torch.device], Tensor | None] = {}
 
+    def begin(self, plan: list[Segment]) -> None:
+        """Takes the plan of the next forward."""
+        self.plan, self.calls = plan, 0
+        self._masks.clear()
+
     @contextmanager
     def inside(self, configs: Sequence[Any], plan: list[Segment]) -> Iterator[None]:
         """Makes the modules that hold `configs` use this function for one forward of `plan`."""
-        self.plan, self.calls = plan, 0
-        self._masks.clear()
+        self.begin(plan)
         name, before = f"draftwise-{id(self)}", [config._attn_implementation for config in configs]
         ALL_ATTENTION_FUNCTIONS[name] = self
         try:

@@ -157,7 +157,8 @@ class PooledCache(Cache):  # type: ignore[misc]
         return self._index[device]
 
     def _empty(self, like: Tensor) -> Tensor:
-        return like.new_zeros(1, like.shape[1], self.rows, like.shape[3])
+        with torch.inference_mode(False):  # rows are moved outside of inference too
+            return torch.zeros(1, like.shape[1], self.rows, like.shape[3], dtype=like.dtype, device=like.device)
 
     def _longer(self, buffer: Tensor, old: int) -> Tensor:
         longer = self._empty(buffer)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 _SMALL = 1 << 16  # weights with fewer entries stay in the caches anyway
 _DTYPES = (torch.bfloat16, torch.float32)
@@ -20,35 +21,47 @@ _DTYPES = (torch.bfloat16, torch.float32)
 class PackedLinear(nn.Module):
     """What `torch.nn.Linear` computes: [..., in] -> [..., out], without gradients. `weight` is opaque: it has a shape and a dtype."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 1)
-        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.out_features, self.in_features = weight.shape
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 1)
+        self.bias = None if bias is None else bias.detach()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, add: Tensor | None = None, gain: None = None) -> Tensor:
+        """Of x, plus `add` [..., out]; `gain` is for other products."""
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return out
+        return out if add is None else out.add_(add)
 
 
 def pack(model: Any) -> int:
     """Replaces the large linear layers of a model that is ours to change; returns how many. Other devices, dtypes and processors (it was
     measured on x86 alone), and a torch without oneDNN, are left as they are. The model can then neither be trained nor saved."""
-    if platform.machine() not in ("x86_64", "AMD64") or not (
-        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    ):
-        return 0
-    found = [(parent, name) for parent in model.modules() for name, child in parent.named_children() if _fits(child)]
+    linears = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children() if type(child) is nn.Linear]
+    found = [(parent, name) for parent, name, child in linears if _fits(child.weight)]
+    del linears
     with torch.no_grad():
         for parent, name in found:  # one at a time, so that the memory of each is given back before the next
-            setattr(parent, name, PackedLinear(getattr(parent, name)))
+            own = getattr(parent, name)
+            setattr(parent, name, PackedLinear(own.weight, own.bias))
     return len(found)
 
 
-def _fits(module: nn.Module) -> bool:
-    if type(module) is not nn.Linear:
-        return False
-    weight = module.weight
-    good = weight.device.type == "cpu" and weight.dtype in _DTYPES and weight.numel() >= _SMALL
+def product(weight: Tensor, bias: Tensor | None) -> Any:
+    """A product for `draftwise.backends.hf_lean`, packed where that is possible."""
+    if _fits(weight):
+        return PackedLinear(weight, bias)
+    own = weight.detach().clone(), None if bias is None else bias.detach()
+    return lambda x, add=None, gain=None: linear(x, *own) if add is None else linear(x, *own).add_(add)
+
+
+def _fits(weight: Tensor) -> bool:
+    good = _possible() and weight.device.type == "cpu" and weight.dtype in _DTYPES and weight.numel() >= _SMALL
     return good and (weight.dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+
+
+def _possible() -> bool:
+    return (
+        platform.machine() in ("x86_64", "AMD64")
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )

@@ -19,7 +19,7 @@ PLAIN = "plain"
 
 class Options(NamedTuple):
     """The options of the command, lists split. `limit`, `max_tokens`: as `plan.by_task` takes them. `dtype` and `device` as typed. `samples`: how
-    often each problem is asked. `further`: drafts besides `draft`. `backend`: as typed."""
+    often each problem is asked. `further`: drafts besides `draft`. `backend`, `quantize`: as typed."""
 
     target: str
     draft: str | None
@@ -42,6 +42,7 @@ class Options(NamedTuple):
     samples: int = 1
     further: tuple[str, ...] = ()
     backend: str | None = None
+    quantize: str | None = None
 
 
 class Chosen(NamedTuple):
@@ -103,7 +104,8 @@ def frame(options: Options, max_context: int) -> peers.Setup:
     """What all engines are told alike."""
     device = loading.pick_device(options.device)
     dtype = str(loading.pick_dtype(options.dtype, device)).removeprefix("torch.")
-    return peers.Setup(options.target, options.draft, dtype, options.threads, max_context, str(device), options.further, options.backend)
+    own = options.further, options.backend, options.quantize
+    return peers.Setup(options.target, options.draft, dtype, options.threads, max_context, str(device), *own)
 
 
 def score(chosen: Chosen, problem: Problem, texts: Sequence[str]) -> bool | None:
@@ -169,5 +171,5 @@ def _config(
         "device": setup.device,
         "threads": options.threads,
         "trace": options.trace,
-        **({"backend": options.backend} if options.backend else {}),
+        **{name: value for name, value in (("backend", options.backend), ("quantize", options.quantize)) if value},
     }

@@ -46,6 +46,7 @@ def calibrate_tree(
     dtype: options.DtypeOption = None,
     device: options.DeviceOption = None,
     backend: options.BackendOption = None,
+    quantize: options.QuantizeOption = None,
 ) -> None:
     """Find the draft tree whose nodes get accepted most often, on your model and prompts.
 
@@ -65,7 +66,7 @@ def calibrate_tree(
     with journal(out.with_name(out.name + ".runs"), config) as kept:
         try:
             if len(kept.lines) - 1 < len(asked):
-                speculator = options.load(options.Models(target, method="plain", dtype=dtype, device=device, backend=backend))
+                speculator = options.load(options.Models(target, method="plain", dtype=dtype, device=device, backend=backend, quantize=quantize))
                 measure(speculator, asked, config, kept)
         except KeyboardInterrupt:
             complain(f"interrupted: {len(kept.lines) - 1} of {len(asked)} prompts are kept in {kept.path}; the same command goes on")

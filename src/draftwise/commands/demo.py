@@ -39,6 +39,7 @@ def demo(
     dtype: options.DtypeOption = None,
     device: options.DeviceOption = None,
     backend: options.BackendOption = None,
+    quantize: options.QuantizeOption = None,
 ) -> None:
     """Watch three prompts being answered, plainly and speculatively in turn, and see what it gained.
 
@@ -49,7 +50,7 @@ def demo(
     lossless = {method: promises(method) for method in chosen}
     if target == "smollm2" and draft is None:
         dtype = dtype or "float32"  # so small a model is no slower in it, and rounding then parts no texts
-    speculator = options.load(options.Models(target, draft, dtype=dtype, device=device, backend=backend))
+    speculator = options.load(options.Models(target, draft, dtype=dtype, device=device, backend=backend, quantize=quantize))
     screen = None if as_json else show.Screen(colours=True)
     place = machine(speculator)
     if screen:

@@ -42,6 +42,10 @@ BackendOption = Annotated[
         rich_help_panel=_MODELS,
     ),
 ]
+QuantizeOption = Annotated[
+    str | None,
+    typer.Option("--quantize", help="int8 for weights and inputs of 8 bits on a CPU, draft=int8 for the draft alone.", rich_help_panel=_MODELS),
+]
 MethodOption = Annotated[
     str | None,
     typer.Option(
@@ -70,6 +74,7 @@ class Models(NamedTuple):
     dtype: str | None = None
     device: str | None = None
     backend: str | None = None
+    quantize: str | None = None
 
 
 def load(models: Models) -> Speculator:

@@ -44,6 +44,7 @@ def plan(
     dtype: options.DtypeOption = None,
     device: options.DeviceOption = None,
     backend: options.BackendOption = None,
+    quantize: options.QuantizeOption = None,
 ) -> None:
     """Measure models here and on your prompts, and find the hierarchy that is expected to be fastest.
 
@@ -56,7 +57,7 @@ def plan(
     if len(asked) <= held_out:
         raise ValueError(f"--check keeps {held_out} prompts out, and there are {len(asked)}: at least one is needed to plan on")
     with options.waiting(f"loading {', '.join(names)}") as tell:
-        speculator, backends = _loaded([name for name in names if name != copier], (dtype, device, backend), tell)
+        speculator, backends = _loaded([name for name in names if name != copier], (dtype, device, backend, quantize), tell)
         options.decodes_only(speculator, "plan")
         ids = _encoded(speculator, asked, chat or not prompts_file)
         tell("the target writes")
@@ -75,16 +76,18 @@ def plan(
         _show(found, checked, copier)
 
 
-def _loaded(names: list[str], how: tuple[str | None, str | None, str | None], tell: Any) -> tuple[Speculator, dict[str, Any]]:
-    """The target's speculator, and the backend of each model. `how`: dtype, device and backend. Raises ValueError for vocabularies that have nothing
-    in common."""
+def _loaded(names: list[str], how: tuple[str | None, ...], tell: Any) -> tuple[Speculator, dict[str, Any]]:
+    """The target's speculator, and the backend of each model. `how`: dtype, device, backend, quantize. Raises ValueError for vocabularies that
+    have nothing in common."""
     import draftwise
+    from draftwise.loading import quantization
 
-    main = draftwise.load_model(names[-1], *how, progress=tell)
+    ours, theirs = quantization(how[3])
+    main = draftwise.load_model(names[-1], *how[:3], ours, progress=tell, lean=True)
     target = draftwise.load(main, method="plain")
     backends = {}
     for name in names[:-1]:
-        helper = draftwise.load_model(name, *how, progress=tell)
+        helper = draftwise.load_model(name, *how[:3], theirs, progress=tell, lean=True)
         pair = draftwise.load(main, helper, method="plain")
         options.announce(pair)
         backends[name] = pair.context.draft

@@ -45,6 +45,7 @@ def profile(
     dtype: options.DtypeOption = None,
     device: options.DeviceOption = None,
     backend: options.BackendOption = None,
+    quantize: options.QuantizeOption = None,
 ) -> None:
     """Measure what a pass of the target over k tokens and a step of the draft cost here, and see what acceptance makes drafting pay.
 
@@ -53,9 +54,9 @@ def profile(
     widths, asked = sorted({1, *numbers(rows, "--rows")}), sorted(set(numbers(contexts, "--contexts")))
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"--seconds must be a finite number above 0, got {seconds}")
-    config = configuration(target, draft, widths, asked, dtype, device, backend, threads, seed)
+    config = configuration(target, draft, widths, asked, dtype, device, backend, quantize, threads, seed)
     samples = resume(out / _FILE, config) if out else {}
-    speculator = options.load(options.Models(target, draft, dtype=dtype, device=device, backend=backend))
+    speculator = options.load(options.Models(target, draft, dtype=dtype, device=device, backend=backend, quantize=quantize))
     options.decodes_only(speculator, "profile")
     backends = {bench.TARGET: speculator.context.target} | ({bench.DRAFT: speculator.context.draft} if draft else {})
     fitting = clipped(asked, widths, backends)
@@ -98,6 +99,7 @@ def configuration(
     dtype: str | None,
     device: str | None,
     backend: str | None,
+    quantize: str | None,
     threads: int | None,
     seed: int,
 ) -> dict[str, Any]:
@@ -118,6 +120,7 @@ def configuration(
         "dtype": str(pick_dtype(dtype, where)).removeprefix("torch."),
         "device": str(where),
         "backend": str(pick_backend(backend)),
+        "quantize": quantize,
         "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" else None,
         "seed": seed,
         **facts(torch.get_num_threads()),
