@@ -20,6 +20,8 @@ INTRO = """# Methods
 
 A method is a length policy, an acceptance rule and a drafter. A preset names a combination; `--length`, `--accept` and `--drafter` (or the
 arguments of `draftwise.load`) put another part in its place. A name takes options: `gammatune:eta=0.3,high=12`.
+Two drafters stand for others: `auto` is the draft model, or prompt lookup where there is none; `every` is `best-of` over suffix decoding and the
+draft model, each with `breakeven`'s lengths. Who names nothing gets `auto`, and `breakeven` if a part is named.
 
 **Lossless** is a property of the acceptance rule. `yes` means that the text is what plain decoding gives: the same distribution
 (`speculative`), or the same tokens for the same seed (`coupled`). The tests prove it for each rule that says so, and show a difference for

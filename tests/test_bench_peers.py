@@ -318,3 +318,16 @@ def test_openvino_answers(env, export, way, sizes, counted):
         assert [n for _, n in said["arrivals"]] == sizes
         assert {key: said[key] for key in ("passes", "accepted", "drafted") if key in said} == counted
         assert worker.ask(max_tokens=4, stop_ids=[34])["finish_reason"] == "stop"
+
+
+def test_our_own_engine_beside_itself(gguf):
+    target = gguf / "target.gguf"
+    peer = peers.create(f"draftwise:name=gguf,backend=[llamacpp:threads=2],target={target},quantize=draft=int8,[plain],[fixed:n=3],[plain]")
+    assert peer.variants == ("gguf/plain", "gguf/fixed:n=3")
+    argv = peer.command(SETUP, "gguf/plain")
+    options = dict(zip(argv[3::2], argv[4::2], strict=True))
+    assert options["--backend"] == "llamacpp:threads=2" and options["--quantize"] == "draft=int8" and options["--prefix"] == "gguf/"
+    assert options["--target"].endswith("target.gguf") and options["--draft"] == "draft-folder"
+    assert "there is no 'absent'" in (peers.create("draftwise:target=absent,[plain]").missing(SETUP) or "")
+    with pytest.raises(ValueError, match="did you mean 'breakeven'"):
+        peers.create("draftwise:[breakevn]")

@@ -64,11 +64,20 @@ def test_presets_and_parts() -> None:
 
 def test_defaults_are_lossless_with_and_without_a_draft() -> None:
     context = pair()
-    assert isinstance(catalog.method(None, context).length, AdaSDStop)
     alone = context._replace(draft=None)
-    assert isinstance(catalog.method(None, alone).drafter, PromptLookup)
+    assert [type(part).__name__ for part in catalog.method(None, context).drafter.parts] == ["Suffix", "DraftModel"]
+    assert [type(part).__name__ for part in catalog.method(None, alone).drafter.parts] == ["Suffix"]
     assert isinstance(catalog.method("gammatune", alone).drafter, PromptLookup)
     assert catalog.method(None, context).accept.lossless
+
+
+def test_the_default_gives_way_to_a_part_that_is_named() -> None:
+    context = pair()
+    assert isinstance(catalog.method(None, context, length="adasd").length, AdaSDStop)
+    assert isinstance(catalog.method(None, context, length="adasd").drafter, DraftModel)
+    lossy = catalog.method(None, context, accept="adasd")
+    assert (type(lossy.length).__name__, type(lossy.drafter).__name__) == ("Breakeven", "DraftModel")
+    assert type(catalog.method(None, context, drafter="prompt-lookup").length).__name__ == "Breakeven"
 
 
 @pytest.mark.parametrize(

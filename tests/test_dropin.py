@@ -139,7 +139,7 @@ def test_greedy_is_plain_generate_for_a_padded_batch(model: Any, draft: Any, nam
 
 
 def test_drafts_are_used(model: Any, near: Any) -> None:
-    decoder = custom_generate(near)
+    decoder = custom_generate(near, method="adasd-stop")
     out = model.generate(PROMPT, custom_generate=decoder, **NEW)
     (summary,) = decoder.stats
     assert summary.tokens == out.shape[1] - PROMPT.shape[1] == 24
@@ -291,7 +291,7 @@ def test_max_time(model: Any, near: Any) -> None:
 SAMPLED = {"max_new_tokens": 12, "do_sample": True, "eos_token_id": None, "pad_token_id": PAD}
 
 
-@pytest.mark.parametrize("method", [None, "fixed:n=3"])
+@pytest.mark.parametrize("method", ["adasd-stop", "fixed:n=3"])
 def test_torch_seed_makes_sampling_repeatable(model: Any, draft: Any, method: str | None) -> None:
     kept = custom_generate(draft, method=method)
 

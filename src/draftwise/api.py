@@ -43,13 +43,14 @@ def load(
     device: str | torch.device | None = None,
     backend: str | None = None,
     quantize: str | None = None,
+    draft_vocabulary: int | str | os.PathLike[str] | None = None,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Speculator:
     """A target, possibly a draft (or a list of them, largest first, for hierarchies), and how to decode with them. A draft of another vocabulary
     drafts by 'tli' or 'slem'; `progress` is told, and the speculator's `note` says so. `method` is
-    a preset of the catalog (by default 'adasd-stop' with a draft, 'lookup' without one); `length`, `accept` and `drafter` replace its parts. The
+    a preset of the catalog (by default 'auto'; 'breakeven' where a part is replaced); `length`, `accept` and `drafter` replace its parts. The
     rest is as in `draftwise.loading.load_model`. Raises ValueError for names and pairs that do not fit.
 
     An encoder-decoder target (T5, BART, Marian, NLLB; Whisper with features for a prompt) reads the prompt with its encoder:
@@ -71,7 +72,7 @@ def load(
         raise ValueError(f"the target {main.name!r} has no tokenizer: give the pair (model, tokenizer)")
     drafts = draft if isinstance(draft, list) else [] if draft is None else [draft]
     _each_once(drafts)
-    helpers = [_loaded(some, options | {"quantize": wanted[1]}) for some in drafts]
+    helpers = [_loaded(some, options | {"quantize": wanted[1], "vocabulary": draft_vocabulary}) for some in drafts]
     context = _context(main, helpers)
     note = "" if drafter is not None else "\n".join(notes(context.drafts))  # who names a drafter knows
     if progress and note:

@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from typing import Any, NamedTuple, get_args
 
 from draftwise.bibliography import PAPERS
+from draftwise.protocols import Encodes
 from draftwise.sequence import Method
 from draftwise.spec import Spec, parse
 
@@ -44,8 +45,9 @@ class Context(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """`target`: 'module:Class' of a part. `parts`: (length, accept, drafter) specs of a method; drafter 'auto' is the draft model where
-    there is one and prompt lookup where not. `title`: one line. `papers`: keys of `draftwise.bibliography.PAPERS`."""
+    """`target`: 'module:Class' of a part. `parts`: (length, accept, drafter) specs of a method; drafter 'auto' is the draft model where there is
+    one and prompt lookup where not, 'every' copies with the draft model where there is one. `title`: one line. `papers`: keys of
+    `draftwise.bibliography.PAPERS`."""
 
     kind: str
     name: str
@@ -75,12 +77,14 @@ class Entry(NamedTuple):
     def options(self) -> dict[str, Any]:
         """Option names and defaults; a preset's own settings stand in for those of its parts."""
         if self.parts:
-            specs = [(kind, parse(part)) for kind, part in zip(KINDS, self.parts[: 2 if self.parts[2] == "auto" else 3], strict=False)]
+            specs = [(kind, parse(part)) for kind, part in zip(KINDS, self.parts[: 2 if self.parts[2] in _CHOSEN else 3], strict=False)]
             return {k: v for kind, spec in specs for k, v in (entry(kind, spec.name).options | spec.options).items()}
         return {name: p.default for name, p in _parameters(load(self)).items() if p.default is not inspect.Parameter.empty}
 
 
 _M = "draftwise.methods."
+_CHOSEN = ("auto", "every")  # drafters that hang on what there is
+_EVERY = "best-of:length=[breakeven],explore=0.005"
 _ENTRIES = [
     Entry("length", "fixed", "the same number of tokens every round", ("leviathan2023",), _M + "fixed:Fixed"),
     Entry("length", "heuristic", "+2 after a fully accepted round, else -1", ("gante2023assisted",), _M + "heuristic:Heuristic"),
@@ -127,6 +131,7 @@ _ENTRIES = [
     Entry("backend", "llamacpp", "GGUF files in llama.cpp", (), "draftwise.backends.llamacpp:LlamaCpp"),
     Entry("backend", "table", "an n-gram table model, an exact oracle", (), "draftwise.backends.table:Table"),
     Entry("method", "plain", "no speculation", parts=("fixed:n=0", "coupled", "none")),
+    Entry("method", "auto", "copies and the draft model, each as far as it pays here, lossless", parts=("fixed:n=32", "speculative", "every")),
     Entry("method", "adasd-stop", "AdaSD's stop rule, lossless acceptance", ("lu2025adasd",), parts=("adasd", "speculative", "draft-model")),
     Entry("method", "adasd", "AdaSD whole: adaptive stop and acceptance", ("lu2025adasd",), parts=("adasd", "adasd", "draft-model")),
     Entry("method", "lookup", "prompt lookup with GammaTune's lengths", ("saxena2023lookup",), parts=("gammatune", "speculative", "prompt-lookup")),
@@ -193,21 +198,26 @@ def create(kind: str, spec: str | Spec, context: Context | None = None) -> Any:
 
 def method(spec: str | None, context: Context | None, length: Any = None, accept: Any = None, drafter: Any = None) -> Method:
     """A preset with parts put in its place. `length`, `accept` and `drafter` are specs or objects; None keeps the preset's. Without a
-    `spec` the default is 'adasd-stop' with a draft model and 'lookup' without one. Options of the spec go to every part that has them."""
-    chosen = parse(spec or ("adasd-stop" if context and context.draft is not None else "lookup"))
+    `spec` it is the one that `default` names. Options of the spec go to every part that has them."""
+    chosen = parse(spec or default(length, accept, drafter))
     preset = entry("method", chosen.name)
     if preset.parts is None:
         raise ValueError(f"the method {chosen.name!r} names no parts")
-    given = _with_options(preset.parts[: 2 if preset.parts[2] == "auto" else 3], chosen)
+    given = _with_options(preset.parts[: 2 if preset.parts[2] in _CHOSEN else 3], chosen)
     given += preset.parts[len(given) :]
     parts = [own if own is not None else part for own, part in zip((length, accept, drafter), given, strict=True)]
-    if parts[2] == "auto":
-        parts[2] = "draft-model" if context and context.draft is not None else "prompt-lookup"
+    if isinstance(parts[2], str) and parts[2] in _CHOSEN:
+        parts[2] = _drafter(parts[2], context)
     parts = [parse(part) if isinstance(part, str) else part for part in parts]
     if context and isinstance(parts[2], Spec) and parts[2].name == "draft-model":
         draft = context.helper(parts[2].options.get("model", 1))
         parts[2] = parts[2]._replace(name=getattr(draft, "drafter", "draft-model"))  # a draft of another vocabulary says how it drafts
     return Method(*(_build(kind, part, context) for kind, part in zip(KINDS, parts, strict=False)))
+
+
+def default(length: Any = None, accept: Any = None, drafter: Any = None) -> str:
+    """The preset for those who name none: 'auto', or 'breakeven' where a part is put into its place, which 'auto' has not room for."""
+    return "auto" if length is None and accept is None and drafter is None else "breakeven"
 
 
 def load(entry: Entry) -> Any:
@@ -220,6 +230,16 @@ def suggest(name: str, known: Sequence[str]) -> str:
     """'did you mean ...? known are ...'."""
     near = difflib.get_close_matches(name, known, 2, 0.5)
     return (f"did you mean {' or '.join(repr(n) for n in near)}? " if near else "") + f"there are {', '.join(known) or 'none'}"
+
+
+def _drafter(keyword: str, context: Context | None) -> str:
+    """The spec of a drafter that hangs on what there is."""
+    draft = context is not None and context.draft is not None
+    model = getattr(context.draft, "drafter", "draft-model") if context is not None and draft else ""
+    if keyword == "auto":
+        return "draft-model" if draft else "prompt-lookup"
+    copies = "prompt-lookup" if context is not None and isinstance(context.target, Encodes) else "suffix"  # which copies from a source too
+    return ",".join([_EVERY, f"[{copies}]", *([f"[{model}]"] if model else [])])
 
 
 def _build(kind: str, spec: Any, context: Context | None) -> Any:

@@ -29,7 +29,7 @@ class Engine:
     def __init__(self, target: Backend, chunk: int = 256, slots: int = 16) -> None:
         if chunk < 1 or slots < 1:
             raise ValueError(f"chunk and slots must be at least 1, got {chunk} and {slots}")
-        self.target, self.chunk, self.slots = target, chunk, min(slots, getattr(target, "slots", slots))
+        self.target, self.chunk, self.slots = target, chunk, min(slots, getattr(target, "most_slots", slots))
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.last: dict[object, Any] = {}  # policy -> the state of the sequence that finished last under it

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import torch
 
 from draftwise import catalog
-from draftwise.backends import hf_int8, hf_lean, hf_packed
+from draftwise.backends import hf, hf_int8, hf_lean, hf_packed
+from draftwise.narrowing import chosen, narrow
 from draftwise.spec import Spec, parse
 from draftwise.unpacking import Keeping, Progress, dequantised, first_line, gguf_tokenizer, has_llamacpp, pretrained
 
@@ -52,6 +53,7 @@ def load_model(
     device: str | torch.device | None = None,
     backend: str | Spec | None = None,
     quantize: str | None = None,
+    vocabulary: int | str | os.PathLike[str] | None = None,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -62,7 +64,8 @@ def load_model(
     in it natively, else float32). `device`: a torch device or auto (CUDA if there is one). `backend`: 'llamacpp' (for GGUF files, with the options of
     `draftwise.backends.llamacpp.LlamaCpp` as in 'llamacpp:threads=4,gpu_layers=-1'; dtype and device are then the file's and llama.cpp's own), 'hf'
     (a GGUF file is dequantised), or auto: llama.cpp for a .gguf file where it is installed, else transformers. `quantize`: 'int8' for weights and
-    inputs of 8 bits (`draftwise.backends.hf_int8`). `cache_dir`: where what was made of GGUF files is kept (by default a folder of the user's cache).
+    inputs of 8 bits (`draftwise.backends.hf_int8`). `vocabulary`: cuts the head of a draft to the tokens that matter, a number of them or those of a
+    file (`draftwise.narrowing`). `cache_dir`: where what was made of GGUF files is kept (by default a folder of the user's cache).
     `packed`: on a CPU, put the weights into the order that products read fastest; such a model can be neither trained nor saved. `lean`: on a CPU,
     take the linear layers out for a shorter pass where there is one (`draftwise.backends.hf_lean`); only a `draftwise.backends.hf.HF` can then run
     the model. Raises ModelNotFound, or ValueError for what is found and cannot be used."""
@@ -72,9 +75,13 @@ def load_model(
     keeping = Keeping(Path(cache_dir) if cache_dir is not None else user_cache(), progress or _silent)
     with _quiet():
         if (file := _for_llamacpp(shown, own := pick_backend(backend))) is not None:
+            if vocabulary is not None or quantize is not None:
+                raise ValueError(f"{shown!r} runs in llama.cpp as it is: its vocabulary and its weights can be changed under the backend 'hf' only")
             tokenizer = gguf_tokenizer(file, keeping)
             return Loaded(catalog.create("backend", Spec("llamacpp", {"path": str(file), **own.options})), tokenizer, shown)
         model, tokenizer = _find(shown, what, keeping)
+        if vocabulary is not None:
+            narrow(model, chosen(vocabulary, tokenizer, hf.vocabulary(model)))
         return Loaded(_hastened(model.to(where).eval(), quantize, packed, lean), tokenizer, shown)
 
 

@@ -209,8 +209,8 @@ class Backend(Protocol):
     vocab_size: int
     max_length: int
     """Longest sequence the model can hold; of a tree its longest path counts."""
-    # Optional: ``trees: bool``, False for a model that can read no `Feed.parents` that branch; without the attribute it can. ``slots: int``, how many
-    # slots it has; without the attribute as many as are asked for. ``precision: str``, of its weights in words, where the dtype does not say it.
+    # Optional: ``trees: bool``, False for a model that can read no `Feed.parents` that branch; without the attribute it can. ``most_slots: int``,
+    # how many slots it has; without it as many as are asked for. ``precision: str``, of its weights in words, where the dtype does not say it.
 
     def length(self, slot: int) -> int:
         """Entries the slot's cache holds."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from draftwise.methods.best_of import BestOf, agreed
+from draftwise.methods.breakeven import Breakeven
 from draftwise.methods.fixed import Fixed
 from draftwise.methods.gammatune import GammaTune
 from draftwise.methods.meter import Counted, Meter
@@ -164,3 +165,36 @@ def test_agreed() -> None:
     assert agreed(tree, [6, 7, 8, 9]) == ([1, 2, 3], True)
     assert agreed(tree, [5, 7]) == ([0], True)
     assert agreed(tree, [4]) == ([], True)
+
+
+NOTHING_FOUND = Scripted("copies", False, counting(0))
+
+
+def test_breakeven_learns_by_the_costs_that_the_choice_measures() -> None:
+    """A pass is 1 at any width and a draft step 0.25: a draft that is always right is worth its cap, one that is always wrong is left alone but for
+    a probe now and then, which costs less than one percent of the passes after the first hundred rounds."""
+    right = Run(made(NOTHING_FOUND, Scripted("model", True, counting(9)), Breakeven(cap=8)))
+    rounds = [right.round() for _ in range(60)]
+    assert rounds[0] == "plain" and rounds[-20:] == ["model"] * 20
+    assert right.drafter.parts[1].asked[-1] == 8
+    wrong = Run(made(NOTHING_FOUND, Scripted("model", True, counting(9, wrong=True)), Breakeven(cap=8)))
+    rounds = [wrong.round() for _ in range(600)]
+    assert "model" in rounds[:20]
+    assert 0.25 * sum(wrong.drafter.parts[1].asked) / 600 < 0.02
+    assert 0.25 * rounds[100:].count("model") / 500 < 0.01
+
+
+def test_a_copy_that_is_right_is_taken_before_a_model_that_is() -> None:
+    both = Run(made(Scripted("copies", False, counting(6)), Scripted("model", True, counting(6)), Breakeven()))
+    assert [both.round() for _ in range(40)][-20:] == ["copies"] * 20
+
+
+def test_what_a_text_taught_the_next_one_knows() -> None:
+    drafter = made(NOTHING_FOUND, Scripted("model", True, counting(9)), Breakeven(cap=8))
+    first = Run(drafter)
+    for _ in range(60):
+        first.round()
+    drafter.free(first.text)
+    second = Run(drafter)
+    second.text = first.text._replace(id=2, tokens=second.tokens)
+    assert [second.round() for _ in range(3)].count("model") >= 2

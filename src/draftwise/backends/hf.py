@@ -40,6 +40,7 @@ class HF:
         self._configs = list({id(part.config): part.config for part in model.modules() if hasattr(part, "config")}.values())
         self._sliced = slices(model)
         self._regions = Regions()
+        self._narrow = getattr(model, "narrow", None)
         self._lean: Lean | None = getattr(model, "lean", None)
         self._cache = PooledCache(capacity or 0)
         self._attention = Attention()
@@ -75,6 +76,7 @@ class HF:
             empty = torch.zeros(0, self.vocab_size, dtype=self.dtype, device=self.device)
             return [Rows(empty, nothing(self)) for _ in feeds]
         logits, hidden = self._run(feeds, [part for part in plan if part.n])
+        logits = logits if self._narrow is None else self._narrow.widen(logits)
         for feed, part in zip(feeds, plan, strict=True):
             region = self._regions.slots[feed.slot]
             region.length += part.n
@@ -172,7 +174,9 @@ def unfit(model: Any) -> str:
 
 
 def vocabulary(model: Any) -> int:
-    """The width of the logits, which may exceed the tokenizer's vocabulary."""
+    """The width of the logits, which may exceed the tokenizer's vocabulary. A head that was cut gives all of them still."""
+    if (narrow := getattr(model, "narrow", None)) is not None:
+        return int(narrow.size)
     head = getattr(model.get_output_embeddings(), "out_features", None)  # wider than the config says where the head is padded
     return int(head or model.config.get_text_config(decoder=True).vocab_size)
 

@@ -52,6 +52,7 @@ class HFReplay:
         self.vocab_size = vocabulary(model)
         self.max_length = longest(model)
         self._name = name
+        self._narrow = getattr(model, "narrow", None)
         self._sliced = slices(model)
         self._slots: dict[int, _Slot] = {}
         self._continues = self._probe()
@@ -109,7 +110,8 @@ class HFReplay:
             parts.append(self._pass(text, tokens[a:b], max(0, min(b - a, feed.want - n + b))))
         if not parts:
             return Rows(torch.zeros(0, self.vocab_size, dtype=self.dtype, device=self.device), nothing(self))
-        return Rows(torch.cat([part.logits for part in parts]), {tap: torch.cat([part.hidden[tap] for part in parts]) for tap in self.taps})
+        logits = torch.cat([part.logits for part in parts])
+        return Rows(logits if self._narrow is None else self._narrow.widen(logits), {tap: torch.cat([part.hidden[tap] for part in parts]) for tap in self.taps})
 
     def _cuts(self, text: _Slot, n: int, sure: int) -> list[int]:
         """Where the passes over `n` tokens begin and end."""

@@ -39,7 +39,7 @@ class _Tree(NamedTuple):
 
 
 class LlamaCpp:
-    """`path`: a GGUF file. `context`: the longest sequence (default: what the model was made for). `threads`: of the processor (default: as many as
+    """`path`: a GGUF file. `ctx`: the longest sequence (default: what the model was made for). `threads`: of the processor (default: as many as
     torch uses). `gpu_layers`: how many layers lie on a GPU (-1: all). `slots`: most sequences at once; a model with a running
     state holds up to twice as many states. `cache`:
     the precision of keys and values: f32, f16 or q8_0. `flash`: allow llama.cpp's fused attention, which is fast and rounds (float16 on a CPU).
@@ -52,21 +52,21 @@ class LlamaCpp:
         self,
         path: str | os.PathLike[str],
         *,
-        context: int | None = None,
+        ctx: int | None = None,
         threads: int | None = None,
         gpu_layers: int = 0,
         slots: int = 16,
         cache: str = "f16",
         flash: bool = True,
     ) -> None:
-        for name, value in (("context", context), ("threads", threads), ("slots", slots)):
+        for name, value in (("ctx", ctx), ("threads", threads), ("slots", slots)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self._model = Model(Path(path), gpu_layers)
         self.vocab_size = self._model.vocab_size
-        self.max_length = min(context or 2**31, self._model.trained_for or 2**31)
+        self.max_length = min(ctx or 2**31, self._model.trained_for or 2**31)
         self.trees = not self._model.running
-        self.slots = slots
+        self.most_slots = slots
         ids = slots + (max(_MARKS, slots) if self._model.running else _LEAVES)
         self._spare = list(range(slots, ids))
         self._lengths: dict[int, int] = {}
@@ -145,8 +145,8 @@ class LlamaCpp:
     def _check(self, feeds: Sequence[Feed]) -> None:
         check(feeds, self)
         for feed in feeds:
-            if not 0 <= feed.slot < self.slots:
-                raise ValueError(f"slot {feed.slot} is not among the {self.slots} that this context was made for: ask for more with slots=...")
+            if not 0 <= feed.slot < self.most_slots:
+                raise ValueError(f"slot {feed.slot} is not among the {self.most_slots} that this context was made for: ask for more with slots=...")
             if feed.slot in self._undecided:
                 raise ValueError(f"slot {feed.slot} holds a tree: choose a path of it with keep before feeding more")
             if self._model.running and not trees.is_chain(feed.parents):

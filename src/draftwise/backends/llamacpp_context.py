@@ -166,7 +166,7 @@ class Context:
         library.errors.clear()
         pointer = self._c.llama_init_from_model(self.model.pointer, params)
         if not pointer:
-            raise ValueError(f"llama.cpp has no memory for {cells} tokens of '{self.model.path.name}'{library.why()}: ask for less with context=...")
+            raise ValueError(f"llama.cpp has no memory for {cells} tokens of '{self.model.path.name}'{library.why()}: ask for less with ctx=...")
         self._pointer, self._memory = pointer, self._c.llama_get_memory(pointer)
         self.cells = int(self._c.llama_n_ctx(pointer))
 
@@ -181,7 +181,7 @@ class Context:
         if status := self._c.llama_decode(self._pointer, self._batch):
             why = self.model.library.why()
             if status == 1:
-                raise ValueError(f"llama.cpp's memory of {self.cells} tokens has no room for {len(entries)} more: ask for more with context=...")
+                raise ValueError(f"llama.cpp's memory of {self.cells} tokens has no room for {len(entries)} more: ask for more with ctx=...")
             raise RuntimeError(f"llama.cpp could not read {len(entries)} tokens: status {status}{why}")
         wanted = sum(entry.want for entry in entries)
         if not wanted:

@@ -19,7 +19,7 @@ PLAIN = "plain"
 
 class Options(NamedTuple):
     """The options of the command, lists split. `limit`, `max_tokens`: as `plan.by_task` takes them. `dtype` and `device` as typed. `samples`: how
-    often each problem is asked. `further`: drafts besides `draft`. `backend`, `quantize`: as typed."""
+    often each problem is asked. `further`: drafts besides `draft`. `backend`, `quantize`, `vocabulary`: as typed."""
 
     target: str
     draft: str | None
@@ -43,6 +43,7 @@ class Options(NamedTuple):
     further: tuple[str, ...] = ()
     backend: str | None = None
     quantize: str | None = None
+    vocabulary: str | None = None
 
 
 class Chosen(NamedTuple):
@@ -104,7 +105,7 @@ def frame(options: Options, max_context: int) -> peers.Setup:
     """What all engines are told alike."""
     device = loading.pick_device(options.device)
     dtype = str(loading.pick_dtype(options.dtype, device)).removeprefix("torch.")
-    own = options.further, options.backend, options.quantize
+    own = options.further, options.backend, options.quantize, options.vocabulary
     return peers.Setup(options.target, options.draft, dtype, options.threads, max_context, str(device), *own)
 
 
@@ -171,5 +172,5 @@ def _config(
         "device": setup.device,
         "threads": options.threads,
         "trace": options.trace,
-        **{name: value for name, value in (("backend", options.backend), ("quantize", options.quantize)) if value},
+        **{name: value for name in ("backend", "quantize", "vocabulary") if (value := getattr(options, name))},
     }

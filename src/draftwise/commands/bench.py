@@ -64,6 +64,7 @@ def bench(
     device: options.DeviceOption = None,
     backend: options.BackendOption = None,
     quantize: options.QuantizeOption = None,
+    draft_vocabulary: options.VocabularyOption = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy decoding.", rich_help_panel=_SAMPLING)] = 0.0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.", rich_help_panel=_SAMPLING)] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the sampling, of the order of variants, and of which problems.", rich_help_panel=_SAMPLING)] = 0,
@@ -89,6 +90,7 @@ def bench(
         target, next(iter(draft or ()), None), plan.split(methods), plan.split(tasks), [*(peer or []), *plan.split(peers)], limit, max_tokens,
         temperature, top_p, seed, dtype, device, threads or machine.cores(), data, block, baseline, trace,
         shlex.join(["draftwise", *sys.argv[1:]]), samples, tuple((draft or ())[1:]), backend, quantize,
+        draft_vocabulary,
     )  # fmt: skip
     with Bar() as bar:
         try:

@@ -40,6 +40,7 @@ def demo(
     device: options.DeviceOption = None,
     backend: options.BackendOption = None,
     quantize: options.QuantizeOption = None,
+    draft_vocabulary: options.VocabularyOption = None,
 ) -> None:
     """Watch three prompts being answered, plainly and speculatively in turn, and see what it gained.
 
@@ -50,7 +51,7 @@ def demo(
     lossless = {method: promises(method) for method in chosen}
     if target == "smollm2" and draft is None:
         dtype = dtype or "float32"  # so small a model is no slower in it, and rounding then parts no texts
-    speculator = options.load(options.Models(target, draft, dtype=dtype, device=device, backend=backend, quantize=quantize))
+    speculator = options.load(options.Models(target, draft, None, None, None, None, dtype, device, backend, quantize, draft_vocabulary))
     screen = None if as_json else show.Screen(colours=True)
     place = machine(speculator)
     if screen:

@@ -59,6 +59,7 @@ def generate(
     device: options.DeviceOption = None,
     backend: options.BackendOption = None,
     quantize: options.QuantizeOption = None,
+    draft_vocabulary: options.VocabularyOption = None,
 ) -> None:
     """Go on with a prompt, or answer it with --chat; an encoder-decoder model reads it with its encoder.
 
@@ -68,7 +69,7 @@ def generate(
     request: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
     request |= {"repetition_penalty": repetition_penalty, "seed": seed}
     check(request)
-    models = options.Models(target, options.one_or_all(draft), method, length, accept, drafter, dtype, device, backend, quantize)
+    models = options.Models(target, options.one_or_all(draft), method, length, accept, drafter, dtype, device, backend, quantize, draft_vocabulary)
     speculator = options.load(models)
     screen = None if as_json else show.Screen(colours=shown is Show.tokens)
     if screen and screen.paints:

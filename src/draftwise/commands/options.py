@@ -46,13 +46,21 @@ QuantizeOption = Annotated[
     str | None,
     typer.Option("--quantize", help="int8 for weights and inputs of 8 bits on a CPU, draft=int8 for the draft alone.", rich_help_panel=_MODELS),
 ]
+VocabularyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-vocabulary",
+        help="Cut the draft's head to the first so many tokens, or to those of a text file (.txt, .jsonl): a cheaper draft, the same text.",
+        rich_help_panel=_MODELS,
+    ),
+]
 MethodOption = Annotated[
     str | None,
     typer.Option(
         "--method",
         "-m",
         help="A method of `draftwise methods --kind method`, with options: adasd, gammatune:eta=0.3, plain. "
-        "Default: adasd-stop with a draft model, lookup without one.",
+        "Default: auto, which drafts as much as pays here and never loses to plain decoding.",
         rich_help_panel=_METHOD,
     ),
 ]
@@ -75,6 +83,7 @@ class Models(NamedTuple):
     device: str | None = None
     backend: str | None = None
     quantize: str | None = None
+    draft_vocabulary: str | None = None
 
 
 def load(models: Models) -> Speculator:
@@ -121,12 +130,14 @@ def waiting(message: str) -> Iterator[Callable[[str], None]]:
 
 def describe(models: Models, speculator: Speculator) -> dict[str, Any]:
     """What decodes what, for JSON: the names that were given, what became of them, and where it runs."""
+    from draftwise import catalog
+
     length, accept, drafter = speculator.method
     backend = speculator.context.target
     return {
         "target": models.target,
         "draft": models.draft,
-        "method": models.method or ("adasd-stop" if models.draft else "lookup"),
+        "method": models.method or catalog.default(models.length, models.accept, models.drafter),
         "length": repr(length),
         "accept": repr(accept),
         "drafter": type(drafter).__name__,

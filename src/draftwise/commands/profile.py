@@ -46,6 +46,7 @@ def profile(
     device: options.DeviceOption = None,
     backend: options.BackendOption = None,
     quantize: options.QuantizeOption = None,
+    draft_vocabulary: options.VocabularyOption = None,
 ) -> None:
     """Measure what a pass of the target over k tokens and a step of the draft cost here, and see what acceptance makes drafting pay.
 
@@ -54,9 +55,9 @@ def profile(
     widths, asked = sorted({1, *numbers(rows, "--rows")}), sorted(set(numbers(contexts, "--contexts")))
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"--seconds must be a finite number above 0, got {seconds}")
-    config = configuration(target, draft, widths, asked, dtype, device, backend, quantize, threads, seed)
+    config = configuration(target, draft, widths, asked, dtype, device, (backend, quantize, draft_vocabulary), threads, seed)
     samples = resume(out / _FILE, config) if out else {}
-    speculator = options.load(options.Models(target, draft, dtype=dtype, device=device, backend=backend, quantize=quantize))
+    speculator = options.load(options.Models(target, draft, None, None, None, None, dtype, device, backend, quantize, draft_vocabulary))
     options.decodes_only(speculator, "profile")
     backends = {bench.TARGET: speculator.context.target} | ({bench.DRAFT: speculator.context.draft} if draft else {})
     fitting = clipped(asked, widths, backends)
@@ -98,12 +99,12 @@ def configuration(
     contexts: Sequence[int],
     dtype: str | None,
     device: str | None,
-    backend: str | None,
-    quantize: str | None,
+    changed: tuple[str | None, str | None, str | None],
     threads: int | None,
     seed: int,
 ) -> dict[str, Any]:
-    """What has to be the same for measurements to be put together: what is measured, and where. Sets torch's threads where some are given."""
+    """What has to be the same for measurements to be put together: what is measured (`changed`: backend, quantize, draft vocabulary) and where.
+    Sets torch's threads where some are given."""
     import torch
 
     from draftwise.bench.machine import facts
@@ -119,8 +120,9 @@ def configuration(
         "contexts": list(contexts),
         "dtype": str(pick_dtype(dtype, where)).removeprefix("torch."),
         "device": str(where),
-        "backend": str(pick_backend(backend)),
-        "quantize": quantize,
+        "backend": str(pick_backend(changed[0])),
+        "quantize": changed[1],
+        "draft_vocabulary": changed[2],
         "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" else None,
         "seed": seed,
         **facts(torch.get_num_threads()),

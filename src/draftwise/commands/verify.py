@@ -58,6 +58,7 @@ def verify(
     device: options.DeviceOption = None,
     backend: options.BackendOption = None,
     quantize: options.QuantizeOption = None,
+    draft_vocabulary: options.VocabularyOption = None,
 ) -> None:
     """Compare a method with plain decoding, token for token, on your models and prompts.
 
@@ -70,7 +71,7 @@ def verify(
     request: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     check(request)
     texts = prompts.read_many(prompts_file, limit) if prompts_file else [*prompts.shipped().values()][:limit]
-    models = options.Models(target, options.one_or_all(draft), method, length, accept, drafter, dtype, device, backend, quantize)
+    models = options.Models(target, options.one_or_all(draft), method, length, accept, drafter, dtype, device, backend, quantize, draft_vocabulary)
     speculator = options.load(models)
     what = options.describe(models, speculator)
     lossless = _comparable(speculator, what["method"], temperature)

@@ -49,14 +49,14 @@ class _Tally:
 
 @dataclass
 class _Playing:
-    """One text: a tally for each part, rounds since each drafted, seconds on the account for trials, the proposal under judgement (`made`), and by
-    part those that wait for the text (`open`: where they start, and what they are)."""
+    """One text: a tally for each part, rounds since each drafted, seconds on the account for trials, the proposal under judgement (`made`: whose,
+    what, and how far behind it was), and by part those that wait for the text (`open`: where they start, and what they are)."""
 
     tallies: list[_Tally]
     rested: list[int]
     account: float = 0.0
     last: int = 0
-    made: tuple[int, Draft] | None = None
+    made: tuple[int, Draft, int] | None = None
     open: dict[int, tuple[int, Draft]] = field(default_factory=dict)
 
 
@@ -106,7 +106,7 @@ class BestOf:
 
     def propose(self, asks: Sequence[Ask]) -> list[Draft]:
         live = [j for j, ask in enumerate(asks) if ask.n > 0]
-        own = {(i, j): self._own.ask(i, asks[j], len(asks)) for i in range(len(self.parts)) for j in live}
+        own = {(i, j): self._own.ask(i, asks[j], 1, self.meter.costs(i)) for i in range(len(self.parts)) for j in live}
         copies = {i: self._proposed(i, [own[i, j] for j in live]) for i, part in enumerate(self.parts) if is_free(part)}
         found = [NOTHING] * len(asks)
         wanted: dict[int, list[int]] = {}
@@ -118,12 +118,13 @@ class BestOf:
             else:
                 wanted.setdefault(chosen, []).append(j)
         for i, js in wanted.items():
-            lag = max(self.parts[i].lag(asks[j].text) for j in js)
+            lags = [self.parts[i].lag(asks[j].text) for j in js]
+            lag = max(lags)
             with self.meter.drafting(i, lag) as timed:
                 drafts = self._proposed(i, [own[i, j] for j in js])
                 timed.steps = max((levels(draft.parents, len(draft.tokens)) for draft in drafts), default=0)
-            for j, draft in zip(js, drafts, strict=True):
-                found[j] = self._hand_up(asks[j].text, i, draft)
+            for j, draft, behind in zip(js, drafts, lags, strict=True):
+                found[j] = self._hand_up(asks[j].text, i, draft, behind)
         self.meter.drafted()
         return found
 
@@ -132,16 +133,20 @@ class BestOf:
         playing = self._texts.get(text.id)
         if playing is None or outcome.last is None:
             return
+        busy = set(playing.open)
         if playing.made is not None and playing.made[1] is draft:
-            self.meter.verified(outcome.fed, len(draft.tokens) + 1)
-            self._credit(playing, playing.made[0], text, draft, outcome.path, len(outcome.relaxed))
+            i, _, lag = playing.made
+            verify_s = self.meter.verified(outcome.fed, len(draft.tokens) + 1)
+            self._credit(playing, i, text, draft, outcome.path, len(outcome.relaxed), self.meter.spent.get(i, 0.0), verify_s, lag)
             playing.made = None
+            for other in set(range(len(self.parts))) - busy - ({i} if len(draft.tokens) else set()):
+                self._own.rest(other, text, outcome.fed, verify_s)
         for i, (start, offer) in [*playing.open.items()]:
             path, told = agreed(offer, text.tokens[start:])
             if told or start > len(text.tokens):
                 del playing.open[i]
             if told:
-                self._credit(playing, i, text, offer, path)
+                self._credit(playing, i, text, offer, path, verify_s=self.meter.verify(len(offer.tokens) + 1))
 
     def free(self, text: Text) -> None:
         self._own.free(text)
@@ -192,19 +197,30 @@ class BestOf:
         drafts = iter(self.parts[i].propose(some) if some else ())
         return [next(drafts) if ask.n > 0 else NOTHING for ask in asks]
 
-    def _hand_up(self, text: Text, i: int, draft: Draft) -> Draft:
+    def _hand_up(self, text: Text, i: int, draft: Draft, lag: int = 0) -> Draft:
         playing = self._playing(text)
-        playing.last, playing.made = i, (i, draft)
+        playing.last, playing.made = i, (i, draft, lag)
         playing.open.pop(i, None)
         return draft
 
-    def _credit(self, playing: _Playing, i: int, text: Text, draft: Draft, path: list[int], relaxed: int = 0) -> None:
+    def _credit(
+        self,
+        playing: _Playing,
+        i: int,
+        text: Text,
+        draft: Draft,
+        path: list[int],
+        relaxed: int = 0,
+        draft_s: float = 0.0,
+        verify_s: float = 0.0,
+        lag: int = 0,
+    ) -> None:
         if n := len(draft.tokens):
             tally = playing.tallies[i]
             if not tally.rounds:
                 tally.add(levels(draft.parents, n) + 1, n, 1.0)
             tally.add(len(path) + 1, n, self.decay)
-        self._own.update(i, text, draft, path, relaxed)
+        self._own.update(i, text, draft, path, relaxed, len(draft.tokens) + 1, draft_s, verify_s, lag)
 
     def _playing(self, text: Text) -> _Playing:
         if text.id not in self._texts:

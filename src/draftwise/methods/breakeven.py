@@ -25,7 +25,8 @@ so far; of a draft nobody has tried, a saving of 0.3 is expected.
 
 Lossless: `more` is asked after a token is kept, and what a length depends on (times, and verdicts of the past) says nothing of the token to come.
 Under `speculative` the text's law is that of plain decoding, at temperature 0 and under `coupled` its tokens are. Simulated against every fixed
-length by ``benchmarks/breakeven_sim.py``. A cascade or a chooser knows no times of its parts: inside one this policy never drafts.
+length by ``benchmarks/breakeven_sim.py``. `best-of` tells its
+parts' policies what it measured; a cascade and `first-hit` know no times, and inside those this policy never drafts.
 """
 
 from __future__ import annotations

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from draftwise.methods.draft_model import DraftModel
 from draftwise.methods.gammatune import GammaTune, GammaTunePlus
 from draftwise.methods.prompt_lookup import PromptLookup
-from draftwise.protocols import Ask, Drafter, Length
+from draftwise.protocols import Ask, Drafter, Length, needs_steps
 from draftwise.rounds import judged
 from draftwise.trees import levels
 from draftwise.types import Draft, DraftStep, Now, Outcome, Round, Text
 
+Passes = tuple[tuple[int, float], ...]
+"""(rows, seconds) of target passes."""
+
 
 class Parts:
-    """`drafters` and, one for each, `lengths`. A drafter without rows cannot be stopped by its confidence: where `length` asks for that it gets
-    GammaTune's lengths instead. Without a `length` drafters with rows have GammaTune+'s. Raises ValueError for no drafters."""
+    """`drafters` and, one for each, `lengths`. A drafter without rows cannot be stopped by its confidence: where `length` cannot do without that it
+    gets GammaTune's lengths instead. Without a `length` drafters with rows have GammaTune+'s. Raises ValueError for no drafters."""
 
     def __init__(self, owner: str, drafters: Sequence[Drafter], length: Length | None = None) -> None:
         if not drafters:
             raise ValueError(f"{owner!r} needs at least one drafter: {owner}:[prompt-lookup],[draft-model]")
         self.drafters = tuple(drafters)
         own = length or GammaTunePlus()
-        self.lengths = tuple(own if part.has_logits or not own.per_token else GammaTune() for part in drafters)
+        self.lengths = tuple(GammaTune() if needs_steps(own, part) else own for part in drafters)
         self.taps = tuple(sorted({tap for part in drafters for tap in part.taps}))
         self.has_logits = all(part.has_logits for part in drafters)
         self.learns_rows = any(part.learns_rows for part in drafters)
         self.trees = any(getattr(part, "trees", False) for part in drafters)
         self.level = max(getattr(part, "level", 0) for part in drafters)
         self.states: dict[int, list[Any]] = {}
+        self._last: list[Any] = [None] * len(drafters)  # of the text that ended last
 
-    def ask(self, i: int, ask: Ask, batch: int) -> Ask:
-        """What part `i` is asked for where the whole is asked for `ask`: no more than its own policy wants."""
+    def ask(self, i: int, ask: Ask, batch: int, costs: tuple[float, Passes] = (math.nan, ())) -> Ask:
+        """What part `i` is asked for where the whole is asked for `ask`: no more than its own policy wants. `costs`: as `Now.draft_s` and
+        `Now.verify_s`, the latter by the rows of one sequence."""
         length, state = self.lengths[i], self._state(ask.text)[i]
-        now = Now(batch, len(ask.text.tokens), max(ask.n, ask.most), self.drafters[i].lag(ask.text))
+        now = Now(batch, len(ask.text.tokens), max(ask.n, ask.most), self.drafters[i].lag(ask.text), *costs)
 
         def more(steps: Sequence[DraftStep]) -> bool:
             return (not length.per_token or length.more(state, now, steps)) and (ask.more is None or ask.more(steps))
@@ -42,12 +48,28 @@ class Parts:
         n = max(0, min(length.budget(state, now), ask.n))
         return ask._replace(n=n, more=more if length.per_token or ask.more else None)
 
-    def update(self, i: int, text: Text, draft: Draft, path: list[int], relaxed: int = 0, rows: int = 0) -> None:
+    def update(
+        self,
+        i: int,
+        text: Text,
+        draft: Draft,
+        path: list[int],
+        relaxed: int = 0,
+        rows: int = 0,
+        draft_s: float = 0.0,
+        verify_s: float = 0.0,
+        lag: int = 0,
+    ) -> None:
         """Part `i`'s policy hears what was accepted of its draft; not of an empty draft, nor where the text ended."""
         if (n := len(draft.tokens)) and text.tokens[-1] not in text.sampling.stop_ids:
-            states, steps = self._state(text), judged(draft, path)
-            round = Round(n, levels(draft.parents, n), len(path), relaxed, len(path) + 1, 1, rows, 0.0, 0.0, steps=steps)
-            states[i] = self.lengths[i].update(states[i], round)
+            steps = judged(draft, path)
+            round = Round(n, levels(draft.parents, n), len(path), relaxed, len(path) + 1, 1, rows, draft_s, verify_s, steps=steps, lag=lag)
+            self._hear(i, text, round)
+
+    def rest(self, i: int, text: Text, rows: int, verify_s: float) -> None:
+        """Part `i`'s policy hears of a round in which it had no draft, if it wants to."""
+        if getattr(self.lengths[i], "rests", False):
+            self._hear(i, text, Round(0, 0, 0, 0, 1, 1, rows, 0.0, verify_s))
 
     def observe(self, text: Text, draft: Draft, outcome: Outcome) -> None:
         """All parts hear of it, whoever drafted."""
@@ -57,11 +79,15 @@ class Parts:
     def free(self, text: Text) -> None:
         for part in self.drafters:
             part.free(text)
-        self.states.pop(text.id, None)
+        self._last = self.states.pop(text.id, self._last)
+
+    def _hear(self, i: int, text: Text, round: Round) -> None:
+        states = self._state(text)
+        states[i] = self.lengths[i].update(states[i], round)
 
     def _state(self, text: Text) -> list[Any]:
         if text.id not in self.states:
-            self.states[text.id] = [length.init(None) for length in self.lengths]
+            self.states[text.id] = [length.init(last) for length, last in zip(self.lengths, self._last, strict=True)]
         return self.states[text.id]
 
 

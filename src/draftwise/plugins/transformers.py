@@ -50,10 +50,10 @@ def custom_generate(
     policies with ``persist=true`` have learnt.
 
     `draft`: a loaded transformers model of the same tokenizer (its vocabulary may be padded to a width up to 1,024 ids away), or None.
-    `method`: a preset of the catalog, by default 'adasd-stop' with a draft and 'lookup' without. `length`, `accept`, `drafter`: specs or
-    objects in place of its parts. `seed`: of the first row, each next row takes the next number; None draws it from torch's global generator,
-    so that ``torch.manual_seed`` makes sampling repeatable (as far as the draft lengths are: a policy that persists or measures time may draft
-    others, and then other numbers are drawn). Raises ValueError for a draft that is no model."""
+    `method`: a preset of the catalog, by default 'auto'. `length`, `accept`, `drafter`: specs or objects in place of its parts. `seed`: of the
+    first row, each next row takes the next number; None draws it from torch's global generator, so that ``torch.manual_seed`` makes sampling
+    repeatable (as far as the draft lengths are: a policy that persists or measures time may draft others, and then other numbers are drawn).
+    Raises ValueError for a draft that is no model."""
     if draft is not None and not isinstance(draft, torch.nn.Module):
         raise ValueError(f"draft must be a loaded transformers model, got {draft!r}: load it with AutoModelForCausalLM.from_pretrained(...)")
     if seed is not None and not 0 <= seed < 2**64:

@@ -23,7 +23,8 @@ PEERS: dict[str, str] = {
 class Setup(NamedTuple):
     """What every peer is given alike. `target` and `draft` as typed; `dtype`: 'bfloat16', 'float32', 'float16'. `threads`: for the engine's own
     option; the environment of the worker says the same. `max_context`: prompt and answer of the longest job, in tokens. `device`: as typed,
-    for engines that can use another than the CPU. Only our own engine takes `further`, drafts besides `draft`, `backend` and `quantize`."""
+    for engines that can use another than the CPU. Only our own engine takes `further`, drafts besides `draft`, `backend`,
+    `quantize` and the draft's `vocabulary`."""
 
     target: str
     draft: str | None
@@ -34,6 +35,7 @@ class Setup(NamedTuple):
     further: tuple[str, ...] = ()
     backend: str | None = None
     quantize: str | None = None
+    vocabulary: str | None = None
 
 
 class Peer(Protocol):

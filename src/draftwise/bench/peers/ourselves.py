@@ -19,11 +19,13 @@ _PATHS = ("target", "draft")
 
 @dataclass(frozen=True)
 class Ourselves:
-    """`name`: what its variants begin with. `backend`, `quantize`, `target`, `draft`, `dtype`: instead of the run's. `methods`: specs, in order."""
+    """`name`: what its variants begin with. `backend`, `quantize`, `vocabulary` (of the draft), `target`, `draft`, `dtype`: instead of the run's.
+    `methods`: specs, in order."""
 
     name: str = "other"
     backend: str | Spec = ""
     quantize: str = ""
+    vocabulary: str | int = ""
     target: str = ""
     draft: str = ""
     dtype: str = ""
@@ -55,7 +57,7 @@ class Ourselves:
         """As `Peer.command`: all variants share one process."""
         draft = self.draft or setup.draft
         own = setup._replace(target=self.target or setup.target, draft=draft, dtype=self.dtype or setup.dtype)
-        own = own._replace(backend=str(self.backend) or None, quantize=self.quantize or None)
+        own = own._replace(backend=str(self.backend) or None, quantize=self.quantize or None, vocabulary=str(self.vocabulary) or None)
         return [*worker(own), "--prefix", f"{self.name}/"]
 
 
@@ -63,5 +65,5 @@ def worker(setup: Setup) -> list[str]:
     """The argv of our own worker, in this interpreter."""
     argv = [sys.executable, "-m", "draftwise.bench.workers.draftwise_worker", "--target", setup.target, "--dtype", setup.dtype]
     argv += ["--device", setup.device, "--threads", str(setup.threads)]
-    argv += [word for key in ("backend", "quantize") if (value := getattr(setup, key)) for word in (f"--{key}", value)]
+    argv += [word for key in ("backend", "quantize", "vocabulary") if (value := getattr(setup, key)) for word in (f"--{key}", value)]
     return argv + [word for draft in filter(None, (setup.draft, *setup.further)) for word in ("--draft", draft)]

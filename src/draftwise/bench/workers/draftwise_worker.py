@@ -35,11 +35,12 @@ class Worker:
         device: str | None,
         backend: str | None = None,
         quantize: str | None = None,
+        vocabulary: str | None = None,
         prefix: str = "",
     ) -> None:
         ours, theirs = loading.quantization(quantize)
         main = loading.load_model(target, dtype, device, backend, ours, lean=True)
-        helpers: list[Any] = [loading.load_model(draft, dtype, device, backend, theirs, lean=True) for draft in drafts]
+        helpers: list[Any] = [loading.load_model(draft, dtype, device, backend, theirs, vocabulary, lean=True) for draft in drafts]
         self.context = draftwise.load(main, helpers, method="plain").context
         self.prefix = prefix
         self.about = {"target": Path(target).name, "draft": ", ".join(Path(draft).name for draft in drafts) or None}
@@ -126,7 +127,7 @@ def timed(engine: Engine, ids: list[int], sampling: Sampling, method: Method) ->
 def start(args: argparse.Namespace) -> tuple[dict[str, Any], lines.Answer]:
     """Loads the models."""
     torch.set_num_threads(args.threads)
-    worker = Worker(args.target, args.draft, args.dtype, args.device, args.backend, args.quantize, args.prefix)
+    worker = Worker(args.target, args.draft, args.dtype, args.device, args.backend, args.quantize, args.vocabulary, args.prefix)
     return worker.ready(), worker.answer
 
 
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument("--device")
     parser.add_argument("--backend")
     parser.add_argument("--quantize")
+    parser.add_argument("--vocabulary")
     parser.add_argument("--prefix", default="")
     parser.add_argument("--threads", type=int, required=True)
     args = parser.parse_args()
