@@ -45,7 +45,7 @@ def test_coupled_keeps_the_tokens_of_plain_decoding_for_the_same_seed(seed: int,
 def test_a_batch_writes_what_its_requests_write_alone(name: str, temperature: float) -> None:
     context = pair()
     # lengths that hang on seconds, stores that learn from the neighbours: above temperature 0 only this rule's tokens do not hang on the drafts
-    shared = "coupled" if name in ("breakeven", "recycling", "stand", "suffix") else None
+    shared = "coupled" if name in ("auto", "breakeven", "recycling", "stand", "suffix") else None
     method = catalog.method(name, context, accept=shared)
     prompts = [[1], [2, 3, 4, 5, 6, 7, 0, 1], [5, 5, 5], [7, 1, 7, 1, 7, 1]]
     sampling = Sampling(temperature=temperature, seed=3, max_tokens=25)

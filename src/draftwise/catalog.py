@@ -193,7 +193,7 @@ def entry(kind: str, name: str) -> Entry:
 
 def create(kind: str, spec: str | Spec, context: Context | None = None) -> Any:
     """The object a spec names: a policy, a rule, a drafter, a backend, or for kind 'method' a `Method`. Raises ValueError."""
-    return method(spec, context) if kind == "method" else _build(kind, parse(spec), context)
+    return method(str(spec), context) if kind == "method" else _build(kind, parse(spec), context)
 
 
 def method(spec: str | None, context: Context | None, length: Any = None, accept: Any = None, drafter: Any = None) -> Method:

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import torch
 
 from draftwise import catalog
-from draftwise.backends import hf, hf_int8, hf_lean, hf_packed
 from draftwise.narrowing import chosen, narrow
 from draftwise.spec import Spec, parse
 from draftwise.unpacking import Keeping, Progress, dequantised, first_line, gguf_tokenizer, has_llamacpp, pretrained
@@ -81,12 +80,14 @@ def load_model(
             return Loaded(catalog.create("backend", Spec("llamacpp", {"path": str(file), **own.options})), tokenizer, shown)
         model, tokenizer = _find(shown, what, keeping)
         if vocabulary is not None:
-            narrow(model, chosen(vocabulary, tokenizer, hf.vocabulary(model)))
+            narrow(model, chosen(vocabulary, tokenizer, model.get_input_embeddings().num_embeddings))
         return Loaded(_hastened(model.to(where).eval(), quantize, packed, lean), tokenizer, shown)
 
 
 def _hastened(model: Any, quantize: str | None, packed: bool, lean: bool) -> Any:
     """The model with its linear layers made faster, as `load_model` says."""
+    from draftwise.backends import hf_int8, hf_lean, hf_packed
+
     if quantize not in (None, "int8"):
         raise ValueError(f"weights cannot be made {quantize!r}: possible is int8")
     if quantize and (reason := hf_int8.possible(model.device)):

@@ -95,13 +95,13 @@ class Lean:
 
     def _attend(self, i: int, layer: _Layer, x: Tensor, turn: tuple[Tensor, Tensor], cache: Any, attention: Any) -> Tensor:
         qkv = layer.qkv(*self._normed(x, layer.norms[0])).to(self.dtype).view(len(x), -1, self.width)
-        turned, value = qkv.split((self.heads + self.groups, self.groups), 1)
+        turned, value = torch.split(qkv, [self.heads + self.groups, self.groups], 1)
         if layer.heads is not None:
-            query, key = turned.split((self.heads, self.groups), 1)
+            query, key = torch.split(turned, [self.heads, self.groups], 1)
             turned = torch.cat([rms_norm(part, (self.width,), weight, self.eps) for part, weight in zip((query, key), layer.heads, strict=True)], 1)
         low, high = turned.chunk(2, -1)
         turned = torch.cat([-high, low], -1).mul_(turn[1]).add_(turned * turn[0])
-        query, key = turned.transpose(0, 1)[None].split((self.heads, self.groups), 1)
+        query, key = torch.split(turned.transpose(0, 1)[None], [self.heads, self.groups], 1)
         keys, values = cache.update(key, value.transpose(0, 1)[None], i)
         mixed, _ = attention(layer.attention, query, keys, values, None, scaling=self.width**-0.5)
         return layer.out(mixed.reshape(len(x), -1), x)

@@ -111,7 +111,8 @@ class HFReplay:
         if not parts:
             return Rows(torch.zeros(0, self.vocab_size, dtype=self.dtype, device=self.device), nothing(self))
         logits = torch.cat([part.logits for part in parts])
-        return Rows(logits if self._narrow is None else self._narrow.widen(logits), {tap: torch.cat([part.hidden[tap] for part in parts]) for tap in self.taps})
+        logits = logits if self._narrow is None else self._narrow.widen(logits)
+        return Rows(logits, {tap: torch.cat([part.hidden[tap] for part in parts]) for tap in self.taps})
 
     def _cuts(self, text: _Slot, n: int, sure: int) -> list[int]:
         """Where the passes over `n` tokens begin and end."""

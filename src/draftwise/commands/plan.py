@@ -83,11 +83,11 @@ def _loaded(names: list[str], how: tuple[str | None, ...], tell: Any) -> tuple[S
     from draftwise.loading import quantization
 
     ours, theirs = quantization(how[3])
-    main = draftwise.load_model(names[-1], *how[:3], ours, progress=tell, lean=True)
+    main = draftwise.load_model(names[-1], how[0], how[1], how[2], ours, progress=tell, lean=True)
     target = draftwise.load(main, method="plain")
     backends = {}
     for name in names[:-1]:
-        helper = draftwise.load_model(name, *how[:3], theirs, progress=tell, lean=True)
+        helper = draftwise.load_model(name, how[0], how[1], how[2], theirs, progress=tell, lean=True)
         pair = draftwise.load(main, helper, method="plain")
         options.announce(pair)
         backends[name] = pair.context.draft
