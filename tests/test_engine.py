@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from draftwise.methods.fixed import Fixed
 from draftwise.methods.speculative import Speculative
 from draftwise.probs import BadLogits
 from draftwise.sequence import Method
-from draftwise.types import Sampling
+from draftwise.types import Rows, Sampling
 from tables import PROMPT, pair, run
 
 METHODS = [{"best-of": "best-of:measure=false"}.get(name, name) for name in catalog.names("method")]  # what a clock decides is not the same twice
@@ -52,6 +53,35 @@ def test_a_batch_writes_what_its_requests_write_alone(name: str, temperature: fl
     together = Engine(context.target, chunk=4).generate(prompts, sampling, method)
     alone = [Engine(context.target, chunk=4).generate([prompt], sampling, catalog.method(name, pair(), accept=shared))[0] for prompt in prompts]
     assert together == alone
+
+
+class Fleeting:
+    """A table whose rows are gone with its next forward, as a backend's may be."""
+
+    def __init__(self, table: Any) -> None:
+        self.table, self.vocab_size, self.max_length = table, table.vocab_size, table.max_length
+        self.length, self.keep, self.free = table.length, table.keep, table.free
+        self.given: list[torch.Tensor] = []
+
+    def forward(self, feeds: Any) -> list[Rows]:
+        for rows in self.given:
+            rows.fill_(torch.nan)
+        found = [row._replace(logits=row.logits.clone()) for row in self.table.forward(feeds)]
+        self.given = [row.logits for row in found]
+        return found
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_rows_are_read_before_the_next_forward(name: str, temperature: float) -> None:
+    shared = "coupled" if name in ("auto", "breakeven") else None
+    sampling, prompts = Sampling(temperature=temperature, seed=3, max_tokens=25), [[1], [2, 3, 4, 5, 6, 7, 0, 1]]
+    written = []
+    for wrap in (lambda table: table, Fleeting):
+        context = pair()
+        context = context._replace(target=wrap(context.target), draft=wrap(context.draft))
+        written.append(Engine(context.target, chunk=4).generate(prompts, sampling, catalog.method(name, context, accept=shared)))
+    assert written[0] == written[1]
 
 
 def test_requests_of_one_engine_may_ask_for_different_methods() -> None:

@@ -16,10 +16,12 @@ import pytest
 import torch
 
 import draftwise
-from draftwise import loading, unpacking
+from draftwise import loading, picking, unpacking
 from draftwise.backends import llamacpp_context
-from draftwise.loading import Loaded, ModelNotFound, load_model, pick_device, pick_dtype, user_cache
+from draftwise.loading import Loaded, ModelNotFound, load_model, user_cache
+from draftwise.picking import pick_device, pick_dtype
 from draftwise.text import stop_ids
+from draftwise.types import Feed
 from tiny_folders import save
 
 TINY = {"vocab": 262, "hidden": 32, "inner": 64, "heads": 4, "layers": 2}
@@ -300,7 +302,7 @@ def test_dtypes(monkeypatch):
     cpu = torch.device("cpu")
     assert [pick_dtype(name, cpu) for name in ("float32", "bfloat16", torch.float16)] == [torch.float32, torch.bfloat16, torch.float16]
     for native, dtype in [(True, torch.bfloat16), (False, torch.float32)]:
-        monkeypatch.setattr(loading, "_bfloat16_is_native", lambda device, native=native: native)
+        monkeypatch.setattr(picking, "_bfloat16_is_native", lambda device, native=native: native)
         assert pick_dtype(None, cpu) == pick_dtype("auto", cpu) == dtype
     with pytest.raises(ValueError, match="unknown dtype 'int8': possible are float32, bfloat16, float16 and auto"):
         pick_dtype("int8", cpu)
@@ -398,3 +400,37 @@ def test_llamacpp_that_is_not_installed(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(llamacpp_context, "library", llamacpp_context.Library)
     with pytest.raises(ValueError, match="needs llama-cpp-python .*pip install"):
         load_model(tiny, backend="llamacpp", cache_dir=tmp_path)
+
+
+def test_eight_bits_are_rounded_once_and_kept(folder, tmp_path):
+    told: list[str] = []
+    options = {"quantize": "int8", "cache_dir": tmp_path, "progress": told.append, "dtype": "float32"}
+    first = draftwise.load(folder, folder, method="plain", **options)
+    assert len(told) == 1 and "Rounding" in told[0] and len(entries(tmp_path)) == 1
+    again = draftwise.load(folder, method="plain", **options)
+    assert len(told) == 1
+    assert first.context.target.precision == again.context.target.precision == "int8"
+    assert first.generate("the", max_tokens=30).tokens == again.generate("the", max_tokens=30).tokens
+    assert stop_ids(first._model, first.tokenizer) == stop_ids(again._model, again.tokenizer)
+    assert first.generate("the", max_tokens=30, method="fixed").tokens == again.generate("the", max_tokens=30).tokens
+    exact = draftwise.load(folder, method="plain", dtype="float32", cache_dir=tmp_path)
+    rows = [one.context.target.forward([Feed(7, torch.arange(3, 20), 17)])[0].logits for one in (exact, first, again)]
+    assert torch.equal(rows[1], rows[2]) and 0 < (rows[0] - rows[1]).std() < 0.1 * rows[0].std()
+    weights = next(tmp_path.glob("*/rounded.safetensors"))
+    cut = weights.read_bytes()[:1000]
+    weights.unlink()  # the models above still read the old file
+    weights.write_bytes(cut)
+    assert draftwise.load(folder, method="plain", **options).generate("the", max_tokens=30).tokens == again.generate("the", max_tokens=30).tokens
+    assert len(told) == 2
+
+
+def test_what_cannot_be_quantised(folder, tmp_path):
+    with pytest.raises(ValueError, match="cannot be made 'int3': possible is int8"):
+        draftwise.load(folder, quantize="int3", cache_dir=tmp_path)
+    with pytest.raises(ValueError, match="names 'drft'"):
+        draftwise.load(folder, quantize="drft=int8")
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    told: list[str] = []
+    draftwise.load(folder, quantize="int8", cache_dir=blocked, progress=told.append)
+    assert "could not be kept" in told[-1]

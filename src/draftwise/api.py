@@ -18,7 +18,8 @@ import torch
 from draftwise import catalog, seq2seq, text
 from draftwise.engine import Engine
 from draftwise.fitting import fit, notes, short
-from draftwise.loading import Loaded, load_model, quantization
+from draftwise.loading import Loaded, load_model
+from draftwise.picking import quantization
 from draftwise.protocols import Accept, Backend, Drafter, Encodes, Length
 from draftwise.sequence import Method
 from draftwise.spec import parse

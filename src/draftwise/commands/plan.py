@@ -80,7 +80,7 @@ def _loaded(names: list[str], how: tuple[str | None, ...], tell: Any) -> tuple[S
     """The target's speculator, and the backend of each model. `how`: dtype, device, backend, quantize. Raises ValueError for vocabularies that
     have nothing in common."""
     import draftwise
-    from draftwise.loading import quantization
+    from draftwise.picking import quantization
 
     ours, theirs = quantization(how[3])
     main = draftwise.load_model(names[-1], how[0], how[1], how[2], ours, progress=tell, lean=True)

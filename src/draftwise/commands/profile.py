@@ -108,7 +108,7 @@ def configuration(
     import torch
 
     from draftwise.bench.machine import facts
-    from draftwise.loading import pick_backend, pick_device, pick_dtype
+    from draftwise.picking import pick_backend, pick_device, pick_dtype
 
     if threads:
         torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import draftwise
-from draftwise import catalog, loading, text
+from draftwise import catalog, loading, picking, text
 from draftwise.bench import tape
 from draftwise.bench.schema import ORIGINS
 from draftwise.bench.workers import lines
@@ -38,7 +38,7 @@ class Worker:
         vocabulary: str | None = None,
         prefix: str = "",
     ) -> None:
-        ours, theirs = loading.quantization(quantize)
+        ours, theirs = picking.quantization(quantize)
         main = loading.load_model(target, dtype, device, backend, ours, lean=True)
         helpers: list[Any] = [loading.load_model(draft, dtype, device, backend, theirs, vocabulary, lean=True) for draft in drafts]
         self.context = draftwise.load(main, helpers, method="plain").context
