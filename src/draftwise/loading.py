@@ -74,7 +74,7 @@ def load_model(
     with _quiet():
         from draftwise import rounded  # here and below: until a model is loaded nobody waits for transformers
 
-        if (file := _for_llamacpp(shown, own := pick_backend(backend))) is not None:
+        if (file := for_llamacpp(shown, own := pick_backend(backend))) is not None:
             if vocabulary is not None or quantize is not None:
                 raise ValueError(f"{shown!r} runs in llama.cpp as it is: its vocabulary and its weights can be changed under the backend 'hf' only")
             tokenizer = gguf_tokenizer(file, keeping)
@@ -144,7 +144,7 @@ def user_cache() -> Path:
     return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "draftwise"
 
 
-def _for_llamacpp(name: str, backend: Spec) -> Path | None:
+def for_llamacpp(name: str, backend: Spec) -> Path | None:
     """The file that llama.cpp is to read; None where the model is for transformers. The embedded model goes there only if asked to: so small a one
     gains nothing. Raises ValueError for a model that llama.cpp cannot have."""
     if backend.name == "hf" or (backend.name == "auto" and (name.lower() == EMBEDDED or not has_llamacpp())):

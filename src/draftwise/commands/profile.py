@@ -108,11 +108,12 @@ def configuration(
     import torch
 
     from draftwise.bench.machine import facts
+    from draftwise.loading import for_llamacpp
     from draftwise.picking import pick_backend, pick_device, pick_dtype
 
     if threads:
         torch.set_num_threads(threads)
-    where = pick_device(device)
+    where, own = pick_device(device), pick_backend(changed[0])
     return {
         "target": target,
         "draft": draft,
@@ -120,7 +121,7 @@ def configuration(
         "contexts": list(contexts),
         "dtype": str(pick_dtype(dtype, where)).removeprefix("torch."),
         "device": str(where),
-        "backend": str(pick_backend(changed[0])),
+        "backend": "llamacpp" if for_llamacpp(target, own) else str(own),
         "quantize": changed[1],
         "draft_vocabulary": changed[2],
         "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" else None,
@@ -229,7 +230,8 @@ def heading(config: Mapping[str, Any]) -> str:
     """What was measured where, in a line."""
     names = [Path(config[key]).name for key in ("target", "draft") if config[key]]
     place = config["gpu"] or f"{config['device']}, threads: {config['threads']}, {config['cpu']}"
-    return f"{' with '.join(names)}: {config['dtype']} on {place}"
+    how = "llama.cpp" if config["backend"] == "llamacpp" else config["quantize"] or config["dtype"]
+    return f"{' with '.join(names)}: {how} on {place}"
 
 
 def cost_table(samples: bench.Samples) -> Table:
