@@ -103,8 +103,7 @@ def configuration(
     threads: int | None,
     seed: int,
 ) -> dict[str, Any]:
-    """What has to be the same for measurements to be put together: what is measured (`changed`: backend, quantize, draft vocabulary) and where.
-    Sets torch's threads where some are given."""
+    """What must be the same for measurements to be put together (`changed`: backend, quantize, draft vocabulary). Sets torch's threads if given."""
     import torch
 
     from draftwise.bench.machine import facts
