@@ -9,6 +9,8 @@ from draftwise import trees
 from draftwise.protocols import Encodes
 from draftwise.types import Feed
 
+_LAG = 8  # committed tokens read again in one pass with a draft; with more, they get a pass of their own, after which a state can be remembered
+
 
 def check(feeds: Sequence[Feed], backend: Any) -> None:
     """Raises ValueError, with what was given and what is possible, for feeds no forward can read."""
@@ -26,3 +28,19 @@ def check(feeds: Sequence[Feed], backend: Any) -> None:
             raise ValueError(f"slot {feed.slot}: token ids must be in [0, {backend.vocab_size}), got {feed.tokens.tolist()}")
         if feed.source is not None and not isinstance(backend, Encodes):
             raise ValueError("an encoder input was given to a model without encoder")
+
+
+def committed(feed: Feed) -> int:
+    """How many of the fed tokens stay whatever is judged: what follows the first wanted row is a draft."""
+    return len(feed.tokens) - max(feed.want - 1, 0)
+
+
+def cuts_of(feed: Feed) -> list[int]:
+    """Where passes over a feed begin and end, for models that keep a running state."""
+    n, sure = len(feed.tokens), committed(feed)
+    return [0, sure, n] if _LAG < sure < n else [0, n] if n else [0]
+
+
+def risky(feed: Feed, end: int) -> bool:
+    """Whether a pass over the feed's tokens up to `end` may have to be taken back: it reads drafts, or one token, which may be a drafter's own."""
+    return bool(feed.want) and end > committed(feed) - (feed.want == 1)

@@ -36,9 +36,8 @@ class PackedLinear(nn.Module):
 def pack(model: Any) -> int:
     """Replaces the large linear layers of a model that is ours to change; returns how many. Other devices, dtypes and processors (it was
     measured on x86 alone), and a torch without oneDNN, are left as they are. The model can then neither be trained nor saved."""
-    linears = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children() if type(child) is nn.Linear]
-    found = [(parent, name) for parent, name, child in linears if _fits(child.weight)]
-    del linears
+    children = ((parent, name, child) for parent in model.modules() for name, child in parent.named_children())
+    found = [(parent, name) for parent, name, child in children if type(child) is nn.Linear and _fits(child.weight)]
     with torch.no_grad():
         for parent, name in found:  # one at a time, so that the memory of each is given back before the next
             own = getattr(parent, name)

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from draftwise import trees
-from draftwise.backends.feeds import check
+from draftwise.backends.feeds import check, committed, cuts_of, risky
 from draftwise.backends.hf import HF, call, longest, nothing, slices, unfit, vocabulary
 from draftwise.backends.hf_seq2seq import HFSeq2Seq
 from draftwise.types import Feed, Rows
@@ -26,7 +26,6 @@ from draftwise.types import Feed, Rows
 _CACHES = ("past_key_values", "cache_params", "state")
 _MARKS = 64  # copies a slot holds at most; with fewer, keep returns less, nothing else
 _PROBE = 12  # tokens of the test text
-_LAG = 8  # committed tokens read again in one pass with a draft; with more, they get a pass and a copy of their own
 
 
 @dataclass(slots=True)
@@ -99,13 +98,13 @@ class HFReplay:
         self._slots.pop(slot, None)
 
     def _read(self, feed: Feed) -> Rows:
-        n, sure = len(feed.tokens), len(feed.tokens) - max(feed.want - 1, 0)  # what follows the first wanted row is a draft
+        n = len(feed.tokens)
         text = self._slots.setdefault(feed.slot, _Slot())
         tokens = feed.tokens.to(self.device)
-        cuts = self._cuts(text, n, sure)
+        cuts = self._cuts(text, feed)
         parts = []
         for a, b in zip(cuts, cuts[1:], strict=False):
-            if feed.want and b > sure - (feed.want == 1) and text.length and not croppable(text.cache):
+            if risky(feed, b) and text.length and not croppable(text.cache):
                 text.marks = [*text.marks[1 - _MARKS :], (text.length, copy.deepcopy(text.cache))]
             parts.append(self._pass(text, tokens[a:b], max(0, min(b - a, feed.want - n + b))))
         if not parts:
@@ -114,11 +113,11 @@ class HFReplay:
         logits = logits if self._narrow is None else self._narrow.widen(logits)
         return Rows(logits, {tap: torch.cat([part.hidden[tap] for part in parts]) for tap in self.taps})
 
-    def _cuts(self, text: _Slot, n: int, sure: int) -> list[int]:
-        """Where the passes over `n` tokens begin and end."""
+    def _cuts(self, text: _Slot, feed: Feed) -> list[int]:
+        """Where the passes over a feed begin and end."""
         if not self._continues:
-            return [0, *range(1 if text.length else max(sure, 1), n + 1)]
-        return [0, sure, n] if _LAG < sure < n else [0, n] if n else [0]
+            return [0, *range(1 if text.length else max(committed(feed), 1), len(feed.tokens) + 1)]
+        return cuts_of(feed)
 
     def _pass(self, text: _Slot, tokens: Tensor, want: int) -> Rows:
         """Reads `tokens` [n > 0] after the slot's state; logits of the last `want`."""

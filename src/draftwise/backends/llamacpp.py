@@ -20,14 +20,13 @@ import torch
 from torch import Tensor
 
 from draftwise import trees
-from draftwise.backends.feeds import check
+from draftwise.backends.feeds import check, cuts_of, risky
 from draftwise.backends.llamacpp_context import Context, Entry, Model
 from draftwise.types import Feed, Rows
 
 _CELLS = 4096  # tokens of memory at the start
 _LEAVES = 64  # spare ids for trees
 _MARKS = 6  # remembered states of one slot at most
-_LAG = 8  # committed tokens read again in one pass with a draft; with more, they get a pass and a mark of their own
 
 
 class _Tree(NamedTuple):
@@ -157,13 +156,12 @@ class LlamaCpp:
 
     def _make_room(self, tokens: int) -> None:
         """What is shared is counted as often as it is held, since a larger memory does not share it."""
-        if self._model.recurrent:
+        if self._model.recurrent or sum(self._lengths.values()) + tokens <= self._context.cells:
             return
         held = {slot: length for slot, length in self._lengths.items() if length}
         held |= {id: length for marks in self._marks.values() for length, id in marks}
         held |= {id: tree.past + len(tree.parents) for tree in self._undecided.values() for id in tree.leaves.values()}
-        if sum(self._lengths.values()) + tokens > self._context.cells:
-            self._context.grow(sum(held.values()) + tokens, held)
+        self._context.grow(sum(held.values()) + tokens, held)
 
     def _entries(self, feed: Feed) -> Iterator[Entry]:
         """What one feed gives to read; a tree gets its ids here."""
@@ -219,14 +217,12 @@ class LlamaCpp:
         return kept
 
     def _read_running(self, feed: Feed, last: bool) -> Tensor:
-        """Reads a chain with marks before what may be rejected; what follows the first wanted row is a draft, and so may be a single token."""
+        """Reads a chain with marks before what may be rejected."""
         slot, n = feed.slot, len(feed.tokens)
-        sure = n - max(feed.want - 1, 0)
-        entries = list(self._entries(feed))
-        cuts = [0, sure, n] if _LAG < sure < n else [0, n] if n else [0]
+        entries, cuts = list(self._entries(feed)), cuts_of(feed)
         parts = []
         for a, b in zip(cuts, cuts[1:], strict=False):
-            if feed.want and b > sure - (feed.want == 1) and self.length(slot):
+            if risky(feed, b) and self.length(slot):
                 self._mark(slot)
             rows = self._context.read(entries[a:b])
             self._lengths[slot] = self.length(slot) + b - a

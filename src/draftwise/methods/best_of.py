@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from draftwise.methods.composed import Parts, is_free, usual
+from draftwise.methods.composed import FREE, Cost, Parts, is_free, usual
 from draftwise.methods.meter import Counted, Meter
 from draftwise.protocols import Ask, Drafter, Length
 from draftwise.rounds import NOTHING
@@ -137,7 +137,7 @@ class BestOf:
         if playing.made is not None and playing.made[1] is draft:
             i, _, lag = playing.made
             verify_s = self.meter.verified(outcome.fed, len(draft.tokens) + 1)
-            self._credit(playing, i, text, draft, outcome.path, len(outcome.relaxed), self.meter.spent.get(i, 0.0), verify_s, lag)
+            self._credit(playing, i, text, draft, outcome.path, len(outcome.relaxed), Cost(self.meter.spent.get(i, 0.0), verify_s, lag))
             playing.made = None
             for other in set(range(len(self.parts))) - busy - ({i} if len(draft.tokens) else set()):
                 self._own.rest(other, text, outcome.fed, verify_s)
@@ -146,7 +146,7 @@ class BestOf:
             if told or start > len(text.tokens):
                 del playing.open[i]
             if told:
-                self._credit(playing, i, text, offer, path, verify_s=self.meter.verify(len(offer.tokens) + 1))
+                self._credit(playing, i, text, offer, path, cost=Cost(verify_s=self.meter.verify(len(offer.tokens) + 1)))
 
     def free(self, text: Text) -> None:
         self._own.free(text)
@@ -204,23 +204,14 @@ class BestOf:
         return draft
 
     def _credit(
-        self,
-        playing: _Playing,
-        i: int,
-        text: Text,
-        draft: Draft,
-        path: list[int],
-        relaxed: int = 0,
-        draft_s: float = 0.0,
-        verify_s: float = 0.0,
-        lag: int = 0,
+        self, playing: _Playing, i: int, text: Text, draft: Draft, path: list[int], relaxed: int = 0, cost: Cost = FREE
     ) -> None:
         if n := len(draft.tokens):
             tally = playing.tallies[i]
             if not tally.rounds:
                 tally.add(levels(draft.parents, n) + 1, n, 1.0)
             tally.add(len(path) + 1, n, self.decay)
-        self._own.update(i, text, draft, path, relaxed, len(draft.tokens) + 1, draft_s, verify_s, lag)
+        self._own.update(i, text, draft, path, relaxed, len(draft.tokens) + 1, cost)
 
     def _playing(self, text: Text) -> _Playing:
         if text.id not in self._texts:

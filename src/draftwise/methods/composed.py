@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from draftwise.methods.draft_model import DraftModel
 from draftwise.methods.gammatune import GammaTune, GammaTunePlus
@@ -16,6 +16,17 @@ from draftwise.types import Draft, DraftStep, Now, Outcome, Round, Text
 
 Passes = tuple[tuple[int, float], ...]
 """(rows, seconds) of target passes."""
+
+
+class Cost(NamedTuple):
+    """Of one round of one part: seconds of its proposal and of the pass, and how many tokens it had not read."""
+
+    draft_s: float = 0.0
+    verify_s: float = 0.0
+    lag: int = 0
+
+
+FREE = Cost()
 
 
 class Parts:
@@ -48,22 +59,12 @@ class Parts:
         n = max(0, min(length.budget(state, now), ask.n))
         return ask._replace(n=n, more=more if length.per_token or ask.more else None)
 
-    def update(
-        self,
-        i: int,
-        text: Text,
-        draft: Draft,
-        path: list[int],
-        relaxed: int = 0,
-        rows: int = 0,
-        draft_s: float = 0.0,
-        verify_s: float = 0.0,
-        lag: int = 0,
-    ) -> None:
+    def update(self, i: int, text: Text, draft: Draft, path: list[int], relaxed: int = 0, rows: int = 0, cost: Cost = FREE) -> None:
         """Part `i`'s policy hears what was accepted of its draft; not of an empty draft, nor where the text ended."""
         if (n := len(draft.tokens)) and text.tokens[-1] not in text.sampling.stop_ids:
             steps = judged(draft, path)
-            round = Round(n, levels(draft.parents, n), len(path), relaxed, len(path) + 1, 1, rows, draft_s, verify_s, steps=steps, lag=lag)
+            depth, (draft_s, verify_s, lag) = levels(draft.parents, n), cost
+            round = Round(n, depth, len(path), relaxed, len(path) + 1, 1, rows, draft_s, verify_s, steps=steps, lag=lag)
             self._hear(i, text, round)
 
     def rest(self, i: int, text: Text, rows: int, verify_s: float) -> None:
