@@ -1,8 +1,9 @@
-"""Files that are whole or absent, whatever happens to the process or the disk."""
+"""Files that are whole or absent, whatever happens to the process or the disk; and where those lie that can be made again."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,3 +27,12 @@ def whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def user_cache() -> Path:
+    """Where what is made of this user's models lies; XDG_CACHE_HOME is respected on every system."""
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "draftwise"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "draftwise"
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "draftwise"

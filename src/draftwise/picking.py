@@ -45,12 +45,12 @@ def pick_backend(backend: str | Spec | None) -> Spec:
 
 
 def quantization(quantize: str | None) -> tuple[str | None, str | None]:
-    """Of the target and of drafts: 'int8' is of both, 'draft=int8' of drafts alone. Raises ValueError for what is neither."""
+    """Of the target and of drafts: 'int8' is of both, 'draft=int4' of drafts alone. Raises ValueError for what is neither."""
     if quantize is None or "=" not in quantize:
         return quantize, quantize
     found = dict(part.partition("=")[::2] for part in quantize.split(","))
     if unknown := found.keys() - {"target", "draft"}:
-        raise ValueError(f"{quantize!r} names {sorted(unknown)[0]!r}: write int8 for all models, or target=int8, draft=int8")
+        raise ValueError(f"{quantize!r} names {sorted(unknown)[0]!r}: write int8 or int4 for all models, or target=int8,draft=int4")
     return found.get("target"), found.get("draft")
 
 

@@ -1,7 +1,7 @@
-"""A model of 8 bits for the lean pass, rounded once and kept: rounding reads and writes all weights several times, and what is kept is half as large.
+"""Models of 8 and 4 bits: which precisions there are, and a model rounded once and kept, since rounding reads and writes all weights several times.
 
 A folder of the cache holds the tokenizer, the configurations, and one safetensors file: the weights that are not rounded under their own names,
-and the i-th product, in the order in which `draftwise.backends.hf_lean.Lean` asks for them, as ``i.weight``, ``i.scale`` and ``i.bias``.
+and the parts of the i-th product, in the order in which `draftwise.backends.hf_lean.Lean` asks for them, as ``i.part`` and ``i.bias``.
 """
 
 from __future__ import annotations
@@ -10,46 +10,89 @@ import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from draftwise.backends.hf_int8 import Int8Linear, quantize, rounded
+from draftwise.backends import hf_grouped, hf_int8
 from draftwise.backends.hf_lean import Lean, unfit
+from draftwise.backends.hf_product import Before, Product, put
 from draftwise.unpacking import Keeping, first_line, key, store
 
 _FILE = "rounded.safetensors"
+_SMALL = 1 << 16  # weights with fewer entries gain nothing in the place of single layers
 
 
-def load(files: Sequence[Path], name: str, dtype: torch.dtype, keeping: Keeping, find: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
-    """The model that is made of `files`, with its lean pass of 8 bits, and its tokenizer. `find` loads both in full. A model without a lean pass gets
-    8-bit modules and is not kept."""
-    entry = keeping.cache / key(files, name, f"{str(dtype).removeprefix('torch.')}-int8")
+class Precision(NamedTuple):
+    """`rounded`: the parts of a weight [out, in] with a role; `linear`: the product of parts, shape, bias and what comes before; `carried`: the dtype
+    of what a lean pass adds up; `possible`: why a device cannot compute so, or ''."""
+
+    rounded: Callable[[Tensor, str], dict[str, Tensor]]
+    linear: Callable[[dict[str, Tensor], torch.Size, Tensor | None, Before], Product]
+    carried: torch.dtype
+    possible: Callable[[torch.device], str]
+
+    def make(self, role: str, weight: Tensor, bias: Tensor | None, before: Before) -> Product:
+        """A product from a weight in full."""
+        return self.linear(self.rounded(weight, role), weight.shape, bias, before)
+
+
+PRECISIONS = {
+    "int8": Precision(hf_int8.rounded, hf_int8.Int8Linear, hf_int8.CARRIED, hf_int8.possible),
+    "int4": Precision(hf_grouped.rounded, hf_grouped.GroupedLinear, hf_grouped.CARRIED, hf_grouped.possible),
+}
+
+
+def precision(quantize: str, device: torch.device) -> Precision:
+    """Of a name. Raises ValueError for one that there is not, or not on this machine."""
+    if quantize not in PRECISIONS:
+        raise ValueError(f"weights cannot be made {quantize!r}: possible are {' and '.join(PRECISIONS)}")
+    if reason := PRECISIONS[quantize].possible(device):
+        raise ValueError(f"weights cannot be made {quantize} here: {reason}")
+    return PRECISIONS[quantize]
+
+
+def in_place(model: Any, quantize: str, lean: bool = True) -> Any:
+    """A model that is ours to change, rounded here and now: by a lean pass, or layer by layer where it has none or must not."""
+    way = precision(quantize, model.device)
+    model.precision = quantize
+    if not lean or unfit(model):
+        put(model, way.make, _SMALL)
+    else:
+        model.lean = Lean(model, way.make, way.carried)
+    return model
+
+
+def load(
+    files: Sequence[Path], name: str, dtype: torch.dtype, quantize: str, keeping: Keeping, find: Callable[[], tuple[Any, Any]]
+) -> tuple[Any, Any]:
+    """The model that is made of `files`, with its lean pass of few bits, and its tokenizer. `find` loads both in full. A model without a lean pass is
+    rounded layer by layer and not kept."""
+    entry = keeping.cache / key(files, name, f"{str(dtype).removeprefix('torch.')}-{quantize}")
+    way = PRECISIONS[quantize]
     if entry.is_dir():
         try:
-            return _read(entry, dtype)
+            return _read(entry, dtype, quantize)
         except Exception:  # a disk that lied, or another version's files: the model is still there
             shutil.rmtree(entry, ignore_errors=True)
     model, tokenizer = find()
     model = model.eval()
-    model.precision = "int8"
     if unfit(model):
-        quantize(model)
-        return model, tokenizer
-    keeping.tell(f"Rounding {name} to 8 bits (once; it is then kept in {keeping.cache})")
-    parts: dict[str, Tensor] = {}
+        return in_place(model, quantize), tokenizer
+    keeping.tell(f"Rounding {name} to {quantize.removeprefix('int')} bits (once; it is then kept in {keeping.cache})")
+    kept: dict[str, Tensor] = {}
     numbers = itertools.count()
 
-    def make(weight: Tensor, bias: Tensor | None) -> Int8Linear:
-        levels, scale = rounded(weight)
-        number = next(numbers)
-        parts.update({f"{number}.weight": levels, f"{number}.scale": scale} | ({} if bias is None else {f"{number}.bias": bias.detach()}))
-        return Int8Linear(levels, scale, bias)
+    def make(role: str, weight: Tensor, bias: Tensor | None, before: Before) -> Product:
+        parts, number = way.rounded(weight, role), next(numbers)
+        kept.update({f"{number}.{part}": value for part, value in (parts | ({} if bias is None else {"bias": bias.detach()})).items()})
+        return way.linear(parts, weight.shape, bias, before)
 
-    model.lean = Lean(model, make)
+    model.precision = quantize
+    model.lean = Lean(model, make, way.carried)
     try:
-        store(entry, lambda folder: _write(model, tokenizer, parts, folder))
+        store(entry, lambda folder: _write(model, tokenizer, kept, folder))
     except Exception as error:  # a full disk, a read-only home: what is in memory is as good
         keeping.tell(f"{name} could not be kept in {keeping.cache} and will be rounded again next time: {first_line(error)}")
     return model, tokenizer
@@ -65,7 +108,7 @@ def _write(model: Any, tokenizer: Any, parts: dict[str, Tensor], folder: Path) -
     save_file({name: weight.contiguous() for name, weight in {**model.state_dict(), **parts}.items()}, folder / _FILE)
 
 
-def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def _read(folder: Path, dtype: torch.dtype, quantize: str) -> tuple[Any, Any]:
     from accelerate import init_empty_weights
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -76,12 +119,13 @@ def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     model.load_state_dict({name: weight for name, weight in tensors.items() if not name[0].isdigit()}, strict=False, assign=True)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    numbers = itertools.count()
+    way, numbers = PRECISIONS[quantize], itertools.count()
 
-    def make(_: Tensor, __: Tensor | None) -> Int8Linear:
-        number = next(numbers)
-        return Int8Linear(tensors[f"{number}.weight"], tensors[f"{number}.scale"], tensors.get(f"{number}.bias"))
+    def make(_: str, weight: Tensor, __: Tensor | None, before: Before) -> Product:
+        own = f"{next(numbers)}."
+        parts = {name.removeprefix(own): tensor.clone() for name, tensor in tensors.items() if name.startswith(own)}  # the file may change
+        return way.linear(parts, weight.shape, parts.pop("bias", None), before)
 
-    model.precision = "int8"
-    model.lean = Lean(model.eval(), make)
+    model.precision = quantize
+    model.lean = Lean(model.eval(), make, way.carried)
     return model, AutoTokenizer.from_pretrained(folder)

@@ -7,36 +7,38 @@ weights. Inputs are held as unsigned numbers around 128: with signed ones, oneDN
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-_SMALL = 1 << 16  # weights with fewer entries gain nothing
+from draftwise.backends.hf_product import Before, Norm, prepared
+
+CARRIED = torch.float32
 _MIDDLE, _STEPS = 128, 127
 _LEAST = 1e-12  # a row of zeros has a step too
 
 
-class Int8Linear(nn.Module):
-    """What a linear layer with `weight` [out, in] (8 bits), steps `scale` float32 [out] and `bias` [out] computes: [T, in] -> float32 [T, out]."""
+class Int8Linear:
+    """The layer [T, in] -> float32 [T, out] of a weight's `parts` (see `rounded`), its `shape` and a `bias` [out], with what comes `before` it."""
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.packed = torch.ops.onednn.qlinear_prepack(weight, None)
-        self.scale, self.zeros = scale, torch.zeros(len(scale), dtype=torch.int64)
+    def __init__(self, parts: dict[str, Tensor], shape: torch.Size, bias: Tensor | None = None, before: Before = None) -> None:
+        self.out_features, self.in_features = shape
+        self.packed = torch.ops.onednn.qlinear_prepack(parts["weight"], None)
+        self.scale, self.zeros = parts["scale"], torch.zeros(len(parts["scale"]), dtype=torch.int64)
         self.bias = None if bias is None else bias.detach().float()
+        self.before = Norm(before.weight.float(), before.eps) if isinstance(before, Norm) else before
 
-    @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None = None) -> Int8Linear:
-        """From the weights [out, in] of any float dtype."""
-        return cls(*rounded(weight), bias)
-
-    def forward(self, x: Tensor, add: Tensor | None = None, gain: Tensor | None = None) -> Tensor:
-        """Of x float32 [T, in], times `gain` [T, 1], plus `add` float32 [T, out]. The step of a row takes up a gain for nothing."""
+    def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """Plus `add` float32 [T, out]. What a norm divides a row by goes into the row's step, for nothing."""
+        x, gain = x.float(), None
+        if isinstance(self.before, Norm):
+            size = torch.linalg.vector_norm(x, 2, -1, True)
+            gain = size.square_().mul_(1 / x.shape[-1]).add_(self.before.eps).rsqrt_()
+            x = x * self.before.weight
+        else:
+            x = prepared(x, self.before)
         step = x.abs().amax(-1, keepdim=True).mul_(1 / _STEPS).clamp_min_(_LEAST)
         levels = (x / step).add_(_MIDDLE + 0.5).to(torch.uint8)  # cut off, which rounds
-        out = torch.ops.onednn.qlinear_pointwise(
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
             levels, 1.0, _MIDDLE, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         step = step if gain is None else step.mul_(gain)
@@ -46,26 +48,11 @@ class Int8Linear(nn.Module):
         return out.mul_(step) if add is None else torch.addcmul(add, out, step)
 
 
-class Int8Module(nn.Module):
-    """`Int8Linear` in the place of a `torch.nn.Linear`: any leading dimensions, and the dtype of its input."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.inner = Int8Linear.of(linear.weight, linear.bias)
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight = linear.weight.new_empty(0)  # some models ask for its dtype and device
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        out: Tensor = self.inner(x.reshape(-1, self.in_features).float())
-        return out.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
-
-
-def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight [out, in] as int8 and its steps float32 [out]: weight = steps * numbers, up to half a step."""
+def rounded(weight: Tensor, role: str = "") -> dict[str, Tensor]:
+    """A weight [out, in] as int8 and its steps ('scale') float32 [out]: weight = steps * numbers, up to half a step; whatever its `role`."""
     weight = weight.detach().float()
     scale = weight.abs().amax(1).div_(_STEPS).clamp_min_(_LEAST)
-    return torch.round(weight / scale[:, None]).to(torch.int8), scale
+    return {"weight": torch.round(weight / scale[:, None]).to(torch.int8), "scale": scale}
 
 
 def possible(device: torch.device) -> str:
@@ -75,16 +62,3 @@ def possible(device: torch.device) -> str:
     if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
         return "this torch has no oneDNN products of 8 bits"
     return ""
-
-
-def quantize(model: Any) -> int:
-    """Replaces the large linear layers of a model that is ours to change, one at a time; returns how many."""
-    found = [(parent, name) for parent in model.modules() for name, child in parent.named_children() if _fits(child)]
-    with torch.no_grad():
-        for parent, name in found:
-            setattr(parent, name, Int8Module(getattr(parent, name)))
-    return len(found)
-
-
-def _fits(module: nn.Module) -> bool:
-    return type(module) is nn.Linear and module.weight.numel() >= _SMALL

@@ -1,33 +1,30 @@
 """The pass of a Llama-shaped decoder (Llama, Qwen 2 and 3, Mistral without windows) in as few operations as it takes.
 
 transformers' own forward of a small model spends much of its time between the products: modules that call modules, checks, conversions. This is the
-same arithmetic over the same weights, with one product for queries, keys and values and one for both halves of the gated layer. With 8-bit products
-(`draftwise.backends.hf_int8`) what is added up from layer to layer is float32, so that nothing is rounded to bfloat16 on the way but keys and values.
+same arithmetic over the same weights, with one product for queries, keys and values and one for both halves of the gated layer. With products of 8
+or 4 bits what is added up from layer to layer is float32, so that nothing is rounded to bfloat16 on the way but keys and values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, rms_norm, silu
+from torch.nn.functional import embedding, rms_norm
 
-from draftwise.backends.hf_int8 import Int8Linear
+from draftwise.backends.hf_product import GATED, Before, Make, Norm, Product, prepared
 
 FAMILIES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM")
 
-Product = Callable[..., Tensor]
-"""(x [T, in], add [T, out] or None, gain [T, 1] or None) -> gain * x W^T + bias + add, [T, out]. Gains are given to 8-bit products only."""
 _ROPES = ("default", "linear", "llama3", "yarn")  # whose angles depend on the position alone
 _TABLE = 512  # positions whose angles are computed at first; then twice as many
 
 
 class _Layer(NamedTuple):
-    """`norms`: before attention and before the gated layer. `heads`: the weights of the norms of queries and keys, if it has such."""
+    """`heads`: the weights of the norms of queries and keys, if it has such."""
 
-    norms: tuple[Tensor, Tensor]
     heads: tuple[Tensor, Tensor] | None
     attention: Any
     qkv: Product
@@ -45,10 +42,10 @@ class _Taken(nn.Module):
 
 
 class Lean:
-    """The decoder of `model`, whose linear layers are taken out of it one by one: it is of no use of its own afterwards. `make`: weight and bias to a
-    `Product`. Raises ValueError for a model of another shape: see `unfit`."""
+    """The decoder of `model`, whose linear layers are taken out of it one by one: it is of no use of its own afterwards. `carried`: the dtype of what
+    is added up from layer to layer, by default the model's. Raises ValueError for a model of another shape: see `unfit`."""
 
-    def __init__(self, model: Any, make: Callable[[Tensor, Tensor | None], Product]) -> None:
+    def __init__(self, model: Any, make: Make, carried: torch.dtype | None = None) -> None:
         if reason := unfit(model):
             raise ValueError(f"{type(model).__name__} has no lean pass: {reason}")
         config, base = model.config, model.model
@@ -56,45 +53,33 @@ class Lean:
         self.heads, self.groups, self.eps = config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps
         self.dtype: torch.dtype = model.dtype
         self.embed, self.rotary = base.embed_tokens.weight.detach(), base.rotary_emb
-        self.head = make(model.lm_head.weight, model.lm_head.bias)
+        self.carried = carried or self.dtype
+        self.norm = self._norm(base.norm)
+        self.head = make("head", model.lm_head.weight, model.lm_head.bias, self.norm)
         model.lm_head = _Taken(model.lm_head.out_features)
-        self.exact = isinstance(self.head, Int8Linear)  # adds up in float32
-        self._carried = torch.float32 if self.exact else self.dtype
-        self.norm = base.norm.weight.detach().to(self._carried)
         self.layers = [self._layer(layer, make) for layer in base.layers]
         self._table: tuple[Tensor, ...] = (torch.empty(0),) * 2
-
-    @torch.inference_mode()
-    def body(
-        self, tokens: Tensor, positions: Tensor, cache: Any, attention: Any, taps: Sequence[int]
-    ) -> tuple[Tensor, Tensor | None, dict[int, Tensor]]:
-        """The rows [T, H] after the last norm with their gains, and those tapped: i = the input of layer i, -1 = after the last norm."""
-        x = embedding(tokens, self.embed)
-        x = x.float() if self.exact else x
-        turn = self._angles(positions)
-        hidden = {}
-        for i, layer in enumerate(self.layers):
-            if i in taps:
-                hidden[i] = x.to(self.dtype)
-            x = self._attend(i, layer, x, turn, cache, attention)
-            gate, up = layer.gated(*self._normed(x, layer.norms[1])).chunk(2, -1)
-            x = layer.down(silu(gate).mul_(up), x)
-        x, gain = self._normed(x, self.norm)[::2]
-        if -1 in taps:
-            hidden[-1] = (x if gain is None else x * gain).to(self.dtype)
-        return x, gain, hidden
 
     def __call__(
         self, tokens: Tensor, positions: Tensor, wanted: Tensor, cache: Any, attention: Any, taps: Sequence[int]
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Logits [len(wanted), V] and the tapped rows {tap: [T, H]}."""
-        x, gain, hidden = self.body(tokens, positions, cache, attention, taps)
+        """Logits [len(wanted), V] and the tapped rows {tap: [T, H]}: i = the input of layer i, -1 = after the last norm."""
+        with torch.inference_mode():
+            x = embedding(tokens, self.embed).to(self.carried)
+            turn = self._angles(positions)
+            hidden = {}
+            for i, layer in enumerate(self.layers):
+                if i in taps:
+                    hidden[i] = x.to(self.dtype)
+                x = self._attend(i, layer, x, turn, cache, attention)
+                x = layer.down(layer.gated(x), x)
+            if -1 in taps:
+                hidden[-1] = prepared(x, self.norm).to(self.dtype)
         with torch.no_grad():  # rows leave as plain tensors
-            logits = self.head(x[wanted].clone(), None, None if gain is None else gain[wanted].clone())
-            return logits, {tap: row.clone() for tap, row in hidden.items()}
+            return self.head(x[wanted].clone()), {tap: row.clone() for tap, row in hidden.items()}
 
     def _attend(self, i: int, layer: _Layer, x: Tensor, turn: tuple[Tensor, Tensor], cache: Any, attention: Any) -> Tensor:
-        qkv = layer.qkv(*self._normed(x, layer.norms[0])).to(self.dtype).view(len(x), -1, self.width)
+        qkv = layer.qkv(x).to(self.dtype).view(len(x), -1, self.width)
         turned, value = torch.split(qkv, [self.heads + self.groups, self.groups], 1)
         if layer.heads is not None:
             query, key = torch.split(turned, [self.heads, self.groups], 1)
@@ -106,13 +91,6 @@ class Lean:
         mixed, _ = attention(layer.attention, query, keys, values, None, scaling=self.width**-0.5)
         return layer.out(mixed.reshape(len(x), -1), x)
 
-    def _normed(self, x: Tensor, weight: Tensor) -> tuple[Tensor, None, Tensor | None]:
-        """What a product is given of the rows' norm: with 8 bits, x times the weight, and 1 / rms(x) as the gain."""
-        if not self.exact:
-            return rms_norm(x, (x.shape[-1],), weight, self.eps), None, None
-        size = torch.linalg.vector_norm(x, 2, -1, True)
-        return x * weight, None, size.square_().mul_(1 / x.shape[-1]).add_(self.eps).rsqrt_()
-
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines [T, 1, width] of the rotary embedding."""
         if int(positions.max()) >= len(self._table[0]):
@@ -122,12 +100,19 @@ class Lean:
                 self._table = tuple(part[0, :, None] for part in parts)
         return self._table[0][positions], self._table[1][positions]
 
-    def _layer(self, layer: Any, make: Callable[[Tensor, Tensor | None], Product]) -> _Layer:
+    def _layer(self, layer: Any, make: Make) -> _Layer:
         attention, gated = layer.self_attn, layer.mlp
-        norms = [norm.weight.detach().to(self._carried) for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
         heads = (attention.q_norm.weight.detach(), attention.k_norm.weight.detach()) if hasattr(attention, "q_norm") else None
-        parts = (attention, ("q_proj", "k_proj", "v_proj")), (attention, ("o_proj",)), (gated, ("gate_proj", "up_proj")), (gated, ("down_proj",))
-        return _Layer((norms[0], norms[1]), heads, attention, *(_joined(parent, names, make) for parent, names in parts))
+        parts: tuple[tuple[str, Any, tuple[str, ...], Before], ...] = (
+            ("qkv", attention, ("q_proj", "k_proj", "v_proj"), self._norm(layer.input_layernorm)),
+            ("out", attention, ("o_proj",), None),
+            ("gated", gated, ("gate_proj", "up_proj"), self._norm(layer.post_attention_layernorm)),
+            ("down", gated, ("down_proj",), GATED),
+        )
+        return _Layer(heads, attention, *(make(role, *_joined(parent, names), before) for role, parent, names, before in parts))
+
+    def _norm(self, norm: Any) -> Norm:
+        return Norm(norm.weight.detach().to(self.carried), self.eps)
 
 
 def unfit(model: Any) -> str:
@@ -145,8 +130,8 @@ def unfit(model: Any) -> str:
     return ""
 
 
-def _joined(parent: Any, names: Sequence[str], make: Callable[[Tensor, Tensor | None], Product]) -> Product:
-    """One product for several linear layers of `parent`, which are taken out."""
+def _joined(parent: Any, names: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of several linear layers of `parent` as one; they are taken out."""
     linears = [getattr(parent, name) for name in names]
     biases = [linear.bias for linear in linears]
     bias = None
@@ -155,4 +140,4 @@ def _joined(parent: Any, names: Sequence[str], make: Callable[[Tensor, Tensor | 
     weight = torch.cat([linear.weight.detach() for linear in linears]) if len(linears) > 1 else linears[0].weight.detach()
     for name in names:
         setattr(parent, name, _Taken(getattr(parent, name).out_features))
-    return make(weight, bias)
+    return weight, bias

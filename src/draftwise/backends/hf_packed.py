@@ -8,11 +8,15 @@ same up to the order of sums.
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+from draftwise.backends.hf_product import Before, Product, prepared
 
 _SMALL = 1 << 16  # weights with fewer entries stay in the caches anyway
 _DTYPES = (torch.bfloat16, torch.float32)
@@ -27,10 +31,10 @@ class PackedLinear(nn.Module):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 1)
         self.bias = None if bias is None else bias.detach()
 
-    def forward(self, x: Tensor, add: Tensor | None = None, gain: None = None) -> Tensor:
-        """Of x, plus `add` [..., out]; `gain` is for other products."""
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return out if add is None else out.add_(add)
+        return out
 
 
 def pack(model: Any) -> int:
@@ -45,12 +49,18 @@ def pack(model: Any) -> int:
     return len(found)
 
 
-def product(weight: Tensor, bias: Tensor | None) -> Any:
-    """A product for `draftwise.backends.hf_lean`, packed where that is possible."""
+def product(role: str, weight: Tensor, bias: Tensor | None, before: Before) -> Product:
+    """A product for `draftwise.backends.hf_lean` in the weight's own dtype, packed where that is possible."""
     if _fits(weight):
-        return PackedLinear(weight, bias)
-    own = weight.detach().clone(), None if bias is None else bias.detach()
-    return lambda x, add=None, gain=None: linear(x, *own) if add is None else linear(x, *own).add_(add)
+        multiply: Callable[[Tensor], Tensor] = PackedLinear(weight, bias)
+    else:
+        multiply = partial(linear, weight=weight.detach().clone(), bias=None if bias is None else bias.detach())
+
+    def made(x: Tensor, add: Tensor | None = None) -> Tensor:
+        out = multiply(prepared(x, before))
+        return out if add is None else out.add_(add)
+
+    return made
 
 
 def _fits(weight: Tensor) -> bool:

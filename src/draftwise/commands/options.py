@@ -44,7 +44,7 @@ BackendOption = Annotated[
 ]
 QuantizeOption = Annotated[
     str | None,
-    typer.Option("--quantize", help="int8 for weights and inputs of 8 bits on a CPU, draft=int8 for the draft alone.", rich_help_panel=_MODELS),
+    typer.Option("--quantize", help="int8 or int4: weights of so many bits on a CPU; draft=int8 for the draft alone.", rich_help_panel=_MODELS),
 ]
 VocabularyOption = Annotated[
     str | None,

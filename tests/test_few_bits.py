@@ -1,0 +1,173 @@
+"""Products of 8 and 4 bits against their definitions, models made of them, and what happens where they cannot be computed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+import tiny
+from draftwise import compiled
+from draftwise.backends import hf_grouped
+from draftwise.backends.hf_grouped import GroupedLinear, _fitted
+from draftwise.backends.hf_int8 import Int8Linear, rounded
+from draftwise.backends.hf_product import GATED, Before, InPlace, Norm, prepared
+from draftwise.rounded import PRECISIONS, in_place
+from draftwise.types import Feed
+
+CPU = torch.device("cpu")
+HERE = [name for name, way in PRECISIONS.items() if not way.possible(CPU)]
+grouped = pytest.mark.skipif("int4" not in HERE, reason=PRECISIONS["int4"].possible(CPU))
+
+
+def befores(width: int) -> dict[str, Before]:
+    return {"nothing": None, "norm": Norm(torch.rand(width) + 0.5, 1e-5), "gated": GATED}
+
+
+def inputs(n: int, width: int, before: Before) -> Tensor:
+    """Rows of all sizes, one of nothing, one of a single number."""
+    x = torch.randn(n, 2 * width if before == GATED else width) * torch.logspace(-3, 2, n)[:, None]
+    x[n // 2] = 0
+    x[n // 3] = torch.eye(x.shape[1])[5]
+    return x
+
+
+@pytest.mark.parametrize("before", ["nothing", "norm", "gated"])
+def test_an_eight_bit_product(before: str) -> None:
+    """Against its definition, and every row alone as in company."""
+    torch.manual_seed(0)
+    weight, bias, first = torch.randn(24, 16), torch.randn(24), befores(16)[before]
+    x, add = inputs(9, 16, first), torch.randn(9, 24)
+    linear = Int8Linear(rounded(weight), weight.shape, bias, first)
+    y = prepared(x, first)
+    step = y.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+    weights = torch.round(weight / (weight.abs().amax(1, keepdim=True) / 127)) * weight.abs().amax(1, keepdim=True) / 127
+    want = torch.floor(y / step + 0.5) * step @ weights.T
+    slack = 1e-4 if first is None else 2 * float((step * weight.abs().max()).max())  # another order of products can move a level by one
+    torch.testing.assert_close(linear(x), want + bias, rtol=1e-5, atol=slack)
+    torch.testing.assert_close(linear(x, add), want + bias + add, rtol=1e-5, atol=slack)
+    assert torch.equal(torch.cat([linear(row[None]) for row in x]), linear(x))
+
+
+@grouped
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("before", ["nothing", "norm", "gated"])
+@pytest.mark.parametrize(("outputs", "width"), [(5, 16), (16, 32), (40, 200), (33, 48)])
+def test_a_grouped_product(outputs: int, width: int, before: str, bits: int) -> None:
+    """Against its definition, for as many rows as there are tiles for and more, and every row alone as in company."""
+    torch.manual_seed(outputs)
+    weight, bias, first = torch.randn(outputs, width), torch.randn(outputs), befores(width)[before]
+    linear = GroupedLinear(hf_grouped.rounded(weight, "head" if bits == 8 else ""), weight.shape, bias, first)
+    spare = -width % 32
+    step, least, numbers = _fitted(pad(weight, (0, spare)).view(-1, 32), bits)
+    near = (numbers * step[:, None] - least[:, None]).view(outputs, -1)
+    assert (near[:, :width] - weight).abs().max() < (0.5 if bits == 4 else 0.03)
+    for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 19):
+        x, add = inputs(n, width, first), torch.randn(n, outputs)
+        y = pad(prepared(x, first), (0, spare)).view(n, -1, 32)
+        largest = y.abs().amax(-1, keepdim=True)
+        levels = torch.round(y * torch.where(largest > 1e-30, 127 / largest, 0))
+        want = (levels * largest / 127).view(n, -1) @ near.T
+        slack = 1e-5 * float(x.abs().max() + 1) * width if first is None else 4 * float(largest.max() / 127)
+        torch.testing.assert_close(linear(x), want + bias, rtol=1e-4, atol=slack)
+        torch.testing.assert_close(linear(x, add), want + bias + add, rtol=1e-4, atol=slack)
+        assert torch.equal(torch.cat([linear(row[None]) for row in x]), linear(x))
+    assert linear(x[:0]).shape == (0, outputs)
+    with pytest.raises(ValueError, match=f"rows are {x.shape[1]} wide here, got 3"):
+        linear(torch.zeros(2, 3))
+
+
+@grouped
+def test_four_bits_are_found_again() -> None:
+    """Weights that were of 4 bits in groups of 32 before, whichever of the 16 levels a group uses, and all of one size."""
+    torch.manual_seed(0)
+    step, least = torch.rand(64, 6, 1).half().float() + 0.01, torch.rand(64, 6, 1).half().float()
+    numbers = torch.randint(0, 16, (64, 6, 32)).clamp(torch.randint(0, 4, (64, 6, 1)), torch.randint(10, 16, (64, 6, 1)))
+    weight = (step * numbers - least).view(-1, 32)
+    weight[0] = 0.25
+    found = _fitted(weight, 4)
+    torch.testing.assert_close(found[2] * found[0][:, None] - found[1][:, None], weight, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("bits", HERE)
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_few_bits_are_near_full_precision(name: str, bits: str) -> None:
+    """The error of a logit against the spread of logits, where so few inputs leave little to average: 0.05 and 0.06 with 8 bits."""
+    tokens = torch.randint(3, tiny.VOCAB, (60,), generator=torch.Generator().manual_seed(90))
+    most = {"int8": 0.09, "int4": 0.5}[bits]
+    own = tiny.model(name)
+    with torch.no_grad():
+        exact = own(input_ids=tokens[None]).logits[0]
+    for layer in own.model.layers:
+        layer.mlp.up_proj = InPlace(layer.mlp.up_proj, PRECISIONS[bits].make)
+    with torch.no_grad():
+        assert 0 < (own(input_ids=tokens[None]).logits[0] - exact).std() / exact.std() < most
+    assert 0 < (rows(in_place(tiny.model(name), bits), tokens) - exact).std() / exact.std() < most
+
+
+def rows(model: Any, tokens: Tensor) -> Tensor:
+    from draftwise.backends.hf_replay import wrap
+
+    return wrap(model).forward([Feed(0, tokens, len(tokens))])[0].logits
+
+
+@pytest.mark.parametrize("bits", HERE)
+def test_single_layers(bits: str) -> None:
+    """A model without a lean pass: large layers alone change."""
+    model = torch.nn.Sequential(torch.nn.Linear(512, 256), torch.nn.Linear(8, 8)).bfloat16()
+    model.config = model.device = None  # type: ignore[assignment]
+    from draftwise.backends.hf_product import put
+
+    assert put(model, PRECISIONS[bits].make, 1 << 16) == 1
+    assert isinstance(model[0], InPlace) and model[0](torch.zeros(1, 3, 512).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    compiled.library.cache_clear()
+    return tmp_path / "cache"
+
+
+def test_without_a_compiler(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(compiled.NotCompiled, match="there is no C compiler: install one"):
+        compiled.library(Path(hf_grouped.__file__).with_name("grouped.c"), fresh)
+
+
+def test_a_source_that_does_not_compile_and_a_folder_that_cannot_be_written(fresh: Path, tmp_path: Path) -> None:
+    if not any(map(shutil.which, compiled._COMPILERS)):
+        pytest.skip("no compiler here")
+    source = tmp_path / "wrong.c"
+    source.write_text("int f(void) { return g; }")
+    with pytest.raises(compiled.NotCompiled, match="could not compile it: .*error"):
+        compiled.library(source, fresh)
+    source.write_text("int seven(void) { return 7; }")
+    assert compiled.library(source, fresh).seven() == 7
+    assert len(list(fresh.iterdir())) == 1
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    with pytest.raises(compiled.NotCompiled, match="could not be compiled into"):
+        compiled.library(source, blocked)
+
+
+def test_where_four_bits_are_not_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "for the CPU" in hf_grouped.possible(torch.device("meta"))
+
+    class Old:
+        @staticmethod
+        def possible() -> int:
+            return 0
+
+    monkeypatch.setattr(hf_grouped, "library", lambda *_: Old())
+    assert "no AVX-512 VNNI" in hf_grouped.possible(CPU)
+
+    def missing(*_: Any) -> None:
+        raise compiled.NotCompiled("there is no C compiler")
+
+    monkeypatch.setattr(hf_grouped, "library", missing)
+    assert hf_grouped.possible(CPU) == "there is no C compiler"
