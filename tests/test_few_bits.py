@@ -14,15 +14,19 @@ from torch.nn.functional import pad
 import tiny
 from draftwise import compiled
 from draftwise.backends import hf_grouped
+from draftwise.backends.hf import HF
+from draftwise.backends.hf_decoder import Decoder
 from draftwise.backends.hf_grouped import GroupedLinear, _fitted
 from draftwise.backends.hf_int8 import Int8Linear, rounded
-from draftwise.backends.hf_product import GATED, Before, InPlace, Norm, prepared
-from draftwise.rounded import PRECISIONS, in_place
+from draftwise.backends.hf_lean import Lean
+from draftwise.backends.hf_product import GATED, Before, InPlace, Norm, prepared, put
+from draftwise.backends.hf_replay import wrap
+from draftwise.rounded import PRECISIONS
 from draftwise.types import Feed
 
 CPU = torch.device("cpu")
-HERE = [name for name, way in PRECISIONS.items() if not way.possible(CPU)]
-grouped = pytest.mark.skipif("int4" not in HERE, reason=PRECISIONS["int4"].possible(CPU))
+WAYS = {way.name: way for ways in PRECISIONS.values() for way in ways if not way.possible(CPU)}
+grouped = pytest.mark.skipif(bool(hf_grouped.possible(CPU)), reason=hf_grouped.possible(CPU))
 
 
 def befores(width: int) -> dict[str, Before]:
@@ -62,7 +66,7 @@ def test_a_grouped_product(outputs: int, width: int, before: str, bits: int) -> 
     """Against its definition, for as many rows as there are tiles for and more, and every row alone as in company."""
     torch.manual_seed(outputs)
     weight, bias, first = torch.randn(outputs, width), torch.randn(outputs), befores(width)[before]
-    linear = GroupedLinear(hf_grouped.rounded(weight, "head" if bits == 8 else ""), weight.shape, bias, first)
+    linear = GroupedLinear(hf_grouped.rounded(weight, bits=bits), weight.shape, bias, first)
     spare = -width % 32
     step, least, numbers = _fitted(pad(weight, (0, spare)).view(-1, 32), bits)
     near = (numbers * step[:, None] - least[:, None]).view(outputs, -1)
@@ -94,36 +98,69 @@ def test_four_bits_are_found_again() -> None:
     torch.testing.assert_close(found[2] * found[0][:, None] - found[1][:, None], weight, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("bits", HERE)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
-def test_few_bits_are_near_full_precision(name: str, bits: str) -> None:
-    """The error of a logit against the spread of logits, where so few inputs leave little to average: 0.05 and 0.06 with 8 bits."""
+def test_few_bits_are_near_full_precision(name: str, way: str) -> None:
+    """The error of a logit against the spread of logits, where so few inputs leave little to average: 0.05 and 0.06 with 8 bits row by row."""
     tokens = torch.randint(3, tiny.VOCAB, (60,), generator=torch.Generator().manual_seed(90))
-    most = {"int8": 0.09, "int4": 0.5}[bits]
+    most = {"int8": 0.09, "int8-grouped": 0.05, "int4-grouped": 0.5}[way]
     own = tiny.model(name)
     with torch.no_grad():
         exact = own(input_ids=tokens[None]).logits[0]
     for layer in own.model.layers:
-        layer.mlp.up_proj = InPlace(layer.mlp.up_proj, PRECISIONS[bits].make)
+        layer.mlp.up_proj = InPlace(layer.mlp.up_proj, WAYS[way].make)
     with torch.no_grad():
         assert 0 < (own(input_ids=tokens[None]).logits[0] - exact).std() / exact.std() < most
-    assert 0 < (rows(in_place(tiny.model(name), bits), tokens) - exact).std() / exact.std() < most
+    own = tiny.model(name)
+    own.lean = WAYS[way].lean(own, WAYS[way].make)
+    assert 0 < (rows(own, tokens) - exact).std() / exact.std() < most
 
 
 def rows(model: Any, tokens: Tensor) -> Tensor:
-    from draftwise.backends.hf_replay import wrap
-
     return wrap(model).forward([Feed(0, tokens, len(tokens))])[0].logits
 
 
-@pytest.mark.parametrize("bits", HERE)
-def test_single_layers(bits: str) -> None:
-    """A model without a lean pass: large layers alone change."""
-    model = torch.nn.Sequential(torch.nn.Linear(512, 256), torch.nn.Linear(8, 8)).bfloat16()
-    model.config = model.device = None  # type: ignore[assignment]
-    from draftwise.backends.hf_product import put
+@grouped
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "wide"])
+def test_one_call_is_the_lean_pass(name: str, dtype: torch.dtype) -> None:
+    """Logits and tapped rows of chains, trees and several slots at once, against the same products called one by one; then every bit however it is cut.
+    In bfloat16 the one pass rounds keys and values, the other queries and angles too."""
+    options = {"hidden_size": 160, "num_attention_heads": 7, "num_key_value_heads": 1, "head_dim": 80} if name == "wide" else {}
+    made = [tiny.model("llama" if name == "wide" else name, **options).to(dtype) for _ in range(2)]
+    way = WAYS["int8-grouped"]
+    made[0].lean = Lean(made[0], way.make, way.carried)
+    made[1].lean = way.lean(made[1], way.make)
+    assert isinstance(made[1].lean, Decoder)
+    both = [HF(model, taps=(0, 1, -1)) for model in made]
+    texts = torch.randint(3, tiny.VOCAB, (2, 40))
+    tree = torch.tensor([-1, 0, 0, 2, 1])
+    feeds = [
+        [Feed(0, texts[0, :9], 9)],
+        [Feed(0, texts[0, 9:12], 1), Feed(1, texts[1, :5], 2), Feed(2, texts[1, :0], 0)],
+        [Feed(1, texts[1, 5:10], 5, tree), Feed(0, texts[0, 12:13], 0)],
+    ]
+    slack = {torch.float32: 1e-3, torch.bfloat16: 0.1}[dtype]
 
-    assert put(model, PRECISIONS[bits].make, 1 << 16) == 1
+    def near(own: Tensor, want: Tensor) -> None:
+        assert own.shape == want.shape and (not want.numel() or (own - want).float().std() < slack * want.float().std())
+
+    for given in feeds:
+        one, other = (backend.forward(given) for backend in both)
+        for own, want in zip(other, one, strict=True):
+            near(own.logits, want.logits)
+            for tap, hidden in want.hidden.items():
+                near(own.hidden[tap], hidden)
+    whole = both[1].forward([Feed(5, texts[1], 40)])[0].logits
+    parts = [both[1].forward([Feed(6, part, len(part))])[0].logits for part in texts[1].split([1, 11, 2, 26])]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_single_layers(way: str) -> None:
+    """Of a model without a lean pass: large ones alone change."""
+    model = torch.nn.Sequential(torch.nn.Linear(512, 256), torch.nn.Linear(8, 8)).bfloat16()
+    assert put(model, WAYS[way].make, 1 << 16) == 1
     assert isinstance(model[0], InPlace) and model[0](torch.zeros(1, 3, 512).bfloat16()).dtype == torch.bfloat16
 
 
@@ -136,7 +173,7 @@ def fresh(tmp_path: Path) -> Path:
 def test_without_a_compiler(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(compiled.NotCompiled, match="there is no C compiler: install one"):
-        compiled.library(Path(hf_grouped.__file__).with_name("grouped.c"), fresh)
+        compiled.library(Path(hf_grouped.__file__).with_name("native") / "decoder.c", fresh)
 
 
 def test_a_source_that_does_not_compile_and_a_folder_that_cannot_be_written(fresh: Path, tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ class NotCompiled(ValueError):
 
 @cache
 def library(source: Path, folder: Path) -> ctypes.CDLL:
-    """The shared library of a C file, which is kept in `folder`. Raises NotCompiled."""
+    """The shared library of a C file and the headers beside it, which is kept in `folder`. Raises NotCompiled."""
     shared = _shared_openmp()
-    digest = hashlib.sha256(source.read_bytes() + repr((_FLAGS, shared)).encode()).hexdigest()[:16]
+    parts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+    digest = hashlib.sha256(b"".join(parts) + repr((_FLAGS, shared)).encode()).hexdigest()[:16]
     path = folder / f"{source.stem}-{digest}.so"
     if not path.is_file():
         _compile(source, path, shared is None)

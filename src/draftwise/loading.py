@@ -82,7 +82,8 @@ def load_model(
             return Loaded(catalog.create("backend", Spec("llamacpp", {"path": str(file), **own.options})), tokenizer, shown)
         if quantize and lean and vocabulary is None and (files := _files(shown)):
             rounded.precision(quantize, where)
-            return Loaded(*rounded.load(files, Path(shown).stem, what, quantize, keeping, lambda: _find(shown, what, keeping)), shown)
+            stem = Path(shown).stem if _gguf(shown) else Path(shown).name
+            return Loaded(*rounded.load(files, stem, what, quantize, keeping, lambda: _find(shown, what, keeping)), shown)
         model, tokenizer = _find(shown, what, keeping)
         if vocabulary is not None:
             narrow(model, chosen(vocabulary, tokenizer, model.get_input_embeddings().num_embeddings))

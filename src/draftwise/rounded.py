@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from draftwise.backends import hf_grouped, hf_int8
+from draftwise.backends.hf_decoder import Decoder
 from draftwise.backends.hf_lean import Lean, unfit
-from draftwise.backends.hf_product import Before, Product, put
+from draftwise.backends.hf_product import Before, Make, Product, put
 from draftwise.unpacking import Keeping, first_line, key, store
 
 _FILE = "rounded.safetensors"
@@ -25,32 +27,46 @@ _SMALL = 1 << 16  # weights with fewer entries gain nothing in the place of sing
 
 
 class Precision(NamedTuple):
-    """`rounded`: the parts of a weight [out, in] with a role; `linear`: the product of parts, shape, bias and what comes before; `carried`: the dtype
-    of what a lean pass adds up; `possible`: why a device cannot compute so, or ''."""
+    """`name`: of what is kept. `rounded`: the parts of a weight [out, in] with a role; `linear`: the product of parts, shape, bias and what comes
+    before; `carried`: the dtype of what a lean pass adds up; `whole`: what is made of a lean pass; `possible`: why a device cannot compute so."""
 
+    name: str
     rounded: Callable[[Tensor, str], dict[str, Tensor]]
     linear: Callable[[dict[str, Tensor], torch.Size, Tensor | None, Before], Product]
     carried: torch.dtype
+    whole: Callable[[Lean], Any]
     possible: Callable[[torch.device], str]
 
     def make(self, role: str, weight: Tensor, bias: Tensor | None, before: Before) -> Product:
         """A product from a weight in full."""
         return self.linear(self.rounded(weight, role), weight.shape, bias, before)
 
+    def lean(self, model: Any, make: Make) -> Any:
+        """What runs a model with a lean pass."""
+        return self.whole(Lean(model, make, self.carried))
+
+
+def _grouped(bits: int) -> Precision:
+    rounded = partial(hf_grouped.rounded, bits=bits)
+    return Precision(f"int{bits}-grouped", rounded, hf_grouped.GroupedLinear, hf_grouped.CARRIED, Decoder, hf_grouped.possible)
+
 
 PRECISIONS = {
-    "int8": Precision(hf_int8.rounded, hf_int8.Int8Linear, hf_int8.CARRIED, hf_int8.possible),
-    "int4": Precision(hf_grouped.rounded, hf_grouped.GroupedLinear, hf_grouped.CARRIED, hf_grouped.possible),
+    "int8": (_grouped(8), Precision("int8", hf_int8.rounded, hf_int8.Int8Linear, hf_int8.CARRIED, lambda lean: lean, hf_int8.possible)),
+    "int4": (_grouped(4),),
 }
+"""The ways to compute in so many bits, the best first."""
 
 
 def precision(quantize: str, device: torch.device) -> Precision:
-    """Of a name. Raises ValueError for one that there is not, or not on this machine."""
+    """The first way of a name that this machine can go. Raises ValueError for a name that there is not, or if it can go none."""
     if quantize not in PRECISIONS:
         raise ValueError(f"weights cannot be made {quantize!r}: possible are {' and '.join(PRECISIONS)}")
-    if reason := PRECISIONS[quantize].possible(device):
-        raise ValueError(f"weights cannot be made {quantize} here: {reason}")
-    return PRECISIONS[quantize]
+    reason = ""
+    for way in PRECISIONS[quantize]:
+        if not (reason := way.possible(device)):
+            return way
+    raise ValueError(f"weights cannot be made {quantize} here: {reason}")
 
 
 def in_place(model: Any, quantize: str, lean: bool = True) -> Any:
@@ -60,7 +76,7 @@ def in_place(model: Any, quantize: str, lean: bool = True) -> Any:
     if not lean or unfit(model):
         put(model, way.make, _SMALL)
     else:
-        model.lean = Lean(model, way.make, way.carried)
+        model.lean = way.lean(model, way.make)
     return model
 
 
@@ -69,11 +85,11 @@ def load(
 ) -> tuple[Any, Any]:
     """The model that is made of `files`, with its lean pass of few bits, and its tokenizer. `find` loads both in full. A model without a lean pass is
     rounded layer by layer and not kept."""
-    entry = keeping.cache / key(files, name, f"{str(dtype).removeprefix('torch.')}-{quantize}")
-    way = PRECISIONS[quantize]
+    way = precision(quantize, torch.device("cpu"))
+    entry = keeping.cache / key(files, name, f"{str(dtype).removeprefix('torch.')}-{way.name}")
     if entry.is_dir():
         try:
-            return _read(entry, dtype, quantize)
+            return _read(entry, dtype, quantize, way)
         except Exception:  # a disk that lied, or another version's files: the model is still there
             shutil.rmtree(entry, ignore_errors=True)
     model, tokenizer = find()
@@ -90,7 +106,7 @@ def load(
         return way.linear(parts, weight.shape, bias, before)
 
     model.precision = quantize
-    model.lean = Lean(model, make, way.carried)
+    model.lean = way.lean(model, make)
     try:
         store(entry, lambda folder: _write(model, tokenizer, kept, folder))
     except Exception as error:  # a full disk, a read-only home: what is in memory is as good
@@ -108,7 +124,7 @@ def _write(model: Any, tokenizer: Any, parts: dict[str, Tensor], folder: Path) -
     save_file({name: weight.contiguous() for name, weight in {**model.state_dict(), **parts}.items()}, folder / _FILE)
 
 
-def _read(folder: Path, dtype: torch.dtype, quantize: str) -> tuple[Any, Any]:
+def _read(folder: Path, dtype: torch.dtype, quantize: str, way: Precision) -> tuple[Any, Any]:
     from accelerate import init_empty_weights
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -119,7 +135,7 @@ def _read(folder: Path, dtype: torch.dtype, quantize: str) -> tuple[Any, Any]:
     model.load_state_dict({name: weight for name, weight in tensors.items() if not name[0].isdigit()}, strict=False, assign=True)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    way, numbers = PRECISIONS[quantize], itertools.count()
+    numbers = itertools.count()
 
     def make(_: str, weight: Tensor, __: Tensor | None, before: Before) -> Product:
         own = f"{next(numbers)}."
@@ -127,5 +143,5 @@ def _read(folder: Path, dtype: torch.dtype, quantize: str) -> tuple[Any, Any]:
         return way.linear(parts, weight.shape, parts.pop("bias", None), before)
 
     model.precision = quantize
-    model.lean = Lean(model.eval(), make, way.carried)
+    model.lean = way.lean(model.eval(), make)
     return model, AutoTokenizer.from_pretrained(folder)

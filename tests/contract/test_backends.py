@@ -27,14 +27,15 @@ from draftwise.backends.hf_replay import HFReplay, wrap
 from draftwise.backends.hf_seq2seq import HFSeq2Seq
 from draftwise.backends.table import Table
 from draftwise.protocols import Backend
-from draftwise.rounded import PRECISIONS, in_place
+from draftwise.rounded import PRECISIONS
 from draftwise.trees import depths, path_to
 from draftwise.types import Feed
 
 ATTENTION = list(tiny.CONFIGS)
 GGUF = [f"{name}-gguf" for name in tiny_gguf.NAMES] if importlib.util.find_spec("llama_cpp") else []
 RECURRENT = [*tiny.RECURRENT, *(name for name in GGUF if name == "mamba-gguf")]
-FEW_BITS = [f"{name}-{bits}" for bits in ("int8", "int4") if not PRECISIONS[bits].possible(torch.device("cpu")) for name in ("llama", "qwen2")]
+WAYS = {way.name: way for ways in PRECISIONS.values() for way in ways if not way.possible(torch.device("cpu"))}
+FEW_BITS = [f"{name}-{way}" for way in WAYS for name in ("llama", "qwen2")]
 LEAN = ["llama-lean", "qwen2-lean", "qwen3-lean", *FEW_BITS]
 TREES = ["table", *ATTENTION, *LEAN, *(name for name in GGUF if name not in RECURRENT)]
 SEQ2SEQ = list(tiny.SEQ2SEQ)
@@ -59,7 +60,9 @@ def model(name: str) -> Any:
     if name in LEAN:
         own = tiny.model(name.partition("-")[0])
         if name in FEW_BITS:
-            return in_place(own, name.partition("-")[2])
+            way = WAYS[name.partition("-")[2]]
+            own.lean = way.lean(own, way.make)
+            return own
         own.lean = Lean(own, product)
         return own
     return tiny.seq2seq(name) if name in SEQ2SEQ else tiny.model(name.removesuffix("-replay"))

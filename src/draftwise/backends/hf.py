@@ -18,6 +18,7 @@ from draftwise import trees
 from draftwise.backends.feeds import check
 from draftwise.backends.hf_attention import Attention
 from draftwise.backends.hf_cache import PooledCache, Regions, Segment
+from draftwise.backends.hf_decoder import Decoder
 from draftwise.backends.hf_lean import Lean
 from draftwise.types import Feed, Rows
 
@@ -41,7 +42,7 @@ class HF:
         self._sliced = slices(model)
         self._regions = Regions()
         self._narrow = getattr(model, "narrow", None)
-        self._lean: Lean | None = getattr(model, "lean", None)
+        self._lean: Lean | Decoder | None = getattr(model, "lean", None)
         self._cache = PooledCache(capacity or 0)
         self._attention = Attention()
 

@@ -131,6 +131,12 @@ class PooledCache(Cache):  # type: ignore[misc]
             values.index_copy_(2, index, value_states)
         return keys, values
 
+    def ready(self, layers: int, heads: int, width: int, dtype: torch.dtype) -> None:
+        """Makes the buffers of layers that were not updated yet, for who writes into them without `update`; on the CPU."""
+        for layer in range(len(self.buffers), layers):
+            like = torch.empty(1, heads, 0, width, dtype=dtype)
+            self.buffers[layer] = (self._empty(like), self._empty(like))
+
     def grow(self, rows: int) -> None:
         """Makes the buffers at least `rows` rows long."""
         if rows <= self.rows:

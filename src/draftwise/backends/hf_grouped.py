@@ -1,9 +1,10 @@
-"""Linear layers with weights of 4 bits in groups of 32 and inputs rounded to 8 bits, computed by our own C code (grouped.c has the formula).
+"""Linear layers with weights of 4 or 8 bits in groups of 32 and inputs rounded to 8 bits group by group, computed by C code of our own
+(native/products.h has the formula).
 
-A pass is bound by reading weights, and 4 bits with the steps of their groups are 5 bits a weight. A group of 32 is rounded to 16 levels between its
-smallest and its largest weight, or to fewer if they fit better: weights that were of 4 bits in such groups before, as those of a GGUF file of type
-Q4_0, Q4_1 or Q4_K, are found again as they were. The head is given 8 bits, since it decides between near tokens. Norms and the product of the gated
-layer's halves are computed on the way in, in the same pass over the rows.
+A pass is bound by reading weights, and 4 bits with the steps of their groups are 5 bits a weight, 8 bits are 9. A group is rounded to evenly spaced
+levels between its smallest and its largest weight; of 4 bits to 16, or to fewer if they fit better: weights that were of 4 bits in such groups
+before, as those of a GGUF file of type Q4_0, Q4_1 or Q4_K, are found again as they were. The head keeps 8 bits, since it decides between near tokens.
+Norms and the product of the gated layer's halves are computed on the way in.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _CHUNK = 256  # outputs that are rounded at once, so that they stay in the cache
 _FEWEST = 7  # levels a group may be rounded to: a group of 6 levels fits one of 12, and so on
 
 
-class _Weights(ctypes.Structure):
+class Weights(ctypes.Structure):
+    """As struct weights of native/products.h."""
+
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("records", "bias", "norm")),
         *((name, ctypes.c_int64) for name in ("inputs", "outputs", "bits", "gated")),
@@ -47,7 +50,7 @@ class GroupedLinear:
         bits = (records.shape[-1] - 4 * LANES) // 64
         self._wide = inputs(before, self.in_features)
         self._groups = -(-self.in_features // GROUP)
-        self._own = _Weights(
+        self.own = Weights(
             *(None if part is None else part.data_ptr() for part in self._kept),
             self.in_features,
             self.out_features,
@@ -55,8 +58,8 @@ class GroupedLinear:
             before == GATED,
             before.eps if isinstance(before, Norm) else 0.0,
         )
-        self._at = ctypes.addressof(self._own)
-        self._multiply = _library().multiply
+        self._at = ctypes.addressof(self.own)
+        self._multiply = native().multiply
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """Plus `add` float32 [T, out]."""
@@ -71,9 +74,9 @@ class GroupedLinear:
         return out
 
 
-def rounded(weight: Tensor, role: str = "") -> dict[str, Tensor]:
-    """The records uint8 [blocks, groups, bytes] of a weight [out, in]; `role` 'head' gives it 8 bits."""
-    bits = 8 if role == "head" else 4
+def rounded(weight: Tensor, role: str = "", bits: int = 4) -> dict[str, Tensor]:
+    """The records uint8 [blocks, groups, bytes] of a weight [out, in] with `bits` 4 or 8; `role` 'head' has 8 always."""
+    bits = 8 if role == "head" else bits
     parts = [_records(part.float(), bits) for part in torch.split(weight.detach(), _CHUNK)]
     return {"records": torch.cat(parts)}
 
@@ -83,17 +86,20 @@ def possible(device: torch.device) -> str:
     if device.type != "cpu":
         return f"4-bit products are for the CPU, and the device is {device}"
     try:
-        return "" if _library().possible() else "its processor has no AVX-512 VNNI, which 4-bit products are written for"
+        return "" if native().possible() else "its processor has no AVX-512 VNNI, which 4-bit products are written for"
     except NotCompiled as error:
         return str(error)
 
 
-def _library() -> Any:
-    found = library(Path(__file__).with_name("grouped.c"), user_cache() / "compiled")
+def native() -> Any:
+    """The compiled code of the folder beside this file. Raises NotCompiled."""
+    found = library(Path(__file__).with_name("native") / "decoder.c", user_cache() / "compiled")
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     if found.possible():
         found.multiply.argtypes = [pointer, number, number, pointer, pointer, pointer, pointer]
-        found.multiply.restype = None
+        found.decode.argtypes = found.room.argtypes = [pointer, pointer]
+        found.multiply.restype = found.decode.restype = None
+        found.room.restype = number
     return found
 
 

@@ -23,9 +23,9 @@ _TABLE = 512  # positions whose angles are computed at first; then twice as many
 
 
 class _Layer(NamedTuple):
-    """`heads`: the weights of the norms of queries and keys, if it has such."""
+    """`heads`: the weights of the norms of queries and keys, or none."""
 
-    heads: tuple[Tensor, Tensor] | None
+    heads: tuple[Tensor, ...]
     attention: Any
     qkv: Product
     out: Product
@@ -56,7 +56,8 @@ class Lean:
         self.carried = carried or self.dtype
         self.norm = self._norm(base.norm)
         self.head = make("head", model.lm_head.weight, model.lm_head.bias, self.norm)
-        model.lm_head = _Taken(model.lm_head.out_features)
+        self.vocabulary = model.lm_head.out_features
+        model.lm_head = _Taken(self.vocabulary)
         self.layers = [self._layer(layer, make) for layer in base.layers]
         self._table: tuple[Tensor, ...] = (torch.empty(0),) * 2
 
@@ -66,7 +67,7 @@ class Lean:
         """Logits [len(wanted), V] and the tapped rows {tap: [T, H]}: i = the input of layer i, -1 = after the last norm."""
         with torch.inference_mode():
             x = embedding(tokens, self.embed).to(self.carried)
-            turn = self._angles(positions)
+            turn = self.angles(positions)
             hidden = {}
             for i, layer in enumerate(self.layers):
                 if i in taps:
@@ -79,30 +80,31 @@ class Lean:
             return self.head(x[wanted].clone()), {tap: row.clone() for tap, row in hidden.items()}
 
     def _attend(self, i: int, layer: _Layer, x: Tensor, turn: tuple[Tensor, Tensor], cache: Any, attention: Any) -> Tensor:
-        qkv = layer.qkv(x).to(self.dtype).view(len(x), -1, self.width)
+        qkv = layer.qkv(x).view(len(x), -1, self.width)
         turned, value = torch.split(qkv, [self.heads + self.groups, self.groups], 1)
-        if layer.heads is not None:
+        if layer.heads:
             query, key = torch.split(turned, [self.heads, self.groups], 1)
             turned = torch.cat([rms_norm(part, (self.width,), weight, self.eps) for part, weight in zip((query, key), layer.heads, strict=True)], 1)
         low, high = turned.chunk(2, -1)
-        turned = torch.cat([-high, low], -1).mul_(turn[1]).add_(turned * turn[0])
+        turned = torch.cat([-high, low], -1).mul_(turn[1]).add_(turned * turn[0]).to(self.dtype)
         query, key = torch.split(turned.transpose(0, 1)[None], [self.heads, self.groups], 1)
-        keys, values = cache.update(key, value.transpose(0, 1)[None], i)
+        keys, values = cache.update(key, value.to(self.dtype).transpose(0, 1)[None], i)
         mixed, _ = attention(layer.attention, query, keys, values, None, scaling=self.width**-0.5)
         return layer.out(mixed.reshape(len(x), -1), x)
 
-    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines [T, 1, width] of the rotary embedding."""
         if int(positions.max()) >= len(self._table[0]):
             with torch.inference_mode(False), torch.no_grad():
                 n = max(_TABLE, 2 * int(positions.max()))
-                parts = self.rotary(self.embed[:1, None], torch.arange(n)[None])
+                parts = self.rotary(self.embed[:1, None].to(self.carried), torch.arange(n)[None])
                 self._table = tuple(part[0, :, None] for part in parts)
         return self._table[0][positions], self._table[1][positions]
 
     def _layer(self, layer: Any, make: Make) -> _Layer:
         attention, gated = layer.self_attn, layer.mlp
-        heads = (attention.q_norm.weight.detach(), attention.k_norm.weight.detach()) if hasattr(attention, "q_norm") else None
+        own = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
+        heads = tuple(norm.weight.detach().to(self.carried) for norm in own)
         parts: tuple[tuple[str, Any, tuple[str, ...], Before], ...] = (
             ("qkv", attention, ("q_proj", "k_proj", "v_proj"), self._norm(layer.input_layernorm)),
             ("out", attention, ("o_proj",), None),

@@ -1,4 +1,4 @@
-/* Products with weights of 4 or 8 bits in groups of 32 and inputs rounded to 8 bits, for processors with AVX-512 VNNI.
+/* Products with weights of 4 or 8 bits in groups of 32 and inputs rounded to 8 bits.
 
    A weight is step * number - least, number unsigned, with a step and a least for each output and group (both float16). Sixteen outputs form a
    block; of each block and group there is one record: 16 steps, 16 leasts, then numbers, four neighbouring inputs of an output together:
@@ -8,20 +8,10 @@
      out += step_w * step_x * sum(number * level) - least * step_x * sum(level),
    in an order that is the same for every row, so that a row does not depend on how many there are. Weights are read once for TILE rows. */
 
-#include <math.h>
-#include <stddef.h>
-#include <stdint.h>
+#pragma once
+#include "lanes.h"
 
-#if defined(__x86_64__)
-int possible(void) {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
-}
-
-#pragma GCC target("avx512f,avx512bw,avx512vnni,avx2,fma,f16c")
-#include <immintrin.h>
-
-enum { GROUP = 32, LANES = 16, TILE = 8, HEADER = 64, AHEAD = 2048 };
+enum { GROUP = 32, TILE = 8, HEADER = 64, AHEAD = 2048 };
 
 struct weights {
     const uint8_t *records; /* [blocks][groups][HEADER + 64 * bits] */
@@ -42,23 +32,6 @@ struct rows {
     float *sums;      /* [groups][count]: step * sum of levels */
     int8_t *levels;   /* [groups][count][GROUP] */
 };
-
-static inline __mmask16 first(int64_t n) { return n >= LANES ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
-
-static inline __m512 exponential(__m512 x) {
-    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.0f)), _mm512_set1_ps(88.0f));
-    const __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
-    const __m512 r = _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693147182f), x); /* at most half of ln 2 */
-    const float terms[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
-    __m512 sum = _mm512_set1_ps(1.0f / 5040);
-    for (int i = 0; i < 7; i++) sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(terms[i]));
-    return _mm512_scalef_ps(sum, whole);
-}
-
-static inline __m512 silu(__m512 x) {
-    const __m512 one = _mm512_set1_ps(1.0f);
-    return _mm512_div_ps(x, _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), x))));
-}
 
 /* Up to 16 inputs of row t from input i on, as they are multiplied but for the gain of the norm; zeros behind the last. */
 static inline __m512 sixteen(const struct weights *w, const struct rows *r, int64_t t, int64_t i) {
@@ -161,25 +134,24 @@ static void rows_of_block(const struct weights *w, const struct rows *r, int64_t
     }
 }
 
-/* `scratch`: 4 * count + groups * count * (8 + GROUP) bytes, aligned to 4. `x` and `out` must not overlap; `add` may be `out`. */
-void multiply(const struct weights *w, int64_t count, int64_t threads, const float *x, const float *add, float *out, void *scratch) {
-    const int64_t groups = (w->inputs + GROUP - 1) / GROUP, blocks = (w->outputs + LANES - 1) / LANES;
-    float *gains = scratch, *steps = gains + count, *sums = steps + groups * count;
-    const struct rows rows = {count, x, add, out, gains, steps, sums, (int8_t *)(sums + groups * count)}, *r = &rows;
-#pragma omp parallel num_threads((int)threads)
-    {
-        if (w->norm) {
-#pragma omp for schedule(static)
-            for (int64_t t = 0; t < count; t++) gains[t] = gain(w, x + t * w->inputs);
-        }
-#pragma omp for schedule(static)
-        for (int64_t g = 0; g < groups; g++)
-            for (int64_t t = 0; t < count; t++) round_group(w, r, g, t);
-#pragma omp for schedule(static) nowait
-        for (int64_t block = 0; block < blocks; block++)
-            for (int64_t t = 0; t < count; t += TILE) rows_of_block(w, r, block, t, count - t < TILE ? count - t : TILE);
-    }
+/* Floats of scratch that a product of `count` rows needs. */
+static inline int64_t scratch_of(const struct weights *w, int64_t count) {
+    return count + (w->inputs + GROUP - 1) / GROUP * count * (2 + GROUP / 4);
 }
-#else
-int possible(void) { return 0; }
-#endif
+
+/* By all threads of a team together. `x` and `out` must not overlap; `add` may be `out`. Nobody goes on before all have ended. */
+static void multiply_together(const struct weights *w, int64_t count, const float *x, const float *add, float *out, float *scratch) {
+    const int64_t groups = (w->inputs + GROUP - 1) / GROUP, blocks = (w->outputs + LANES - 1) / LANES;
+    float *steps = scratch + count, *sums = steps + groups * count;
+    const struct rows rows = {count, x, add, out, scratch, steps, sums, (int8_t *)(sums + groups * count)}, *r = &rows;
+    if (w->norm) {
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < count; t++) scratch[t] = gain(w, x + t * w->inputs);
+    }
+#pragma omp for schedule(static)
+    for (int64_t g = 0; g < groups; g++)
+        for (int64_t t = 0; t < count; t++) round_group(w, r, g, t);
+#pragma omp for schedule(static)
+    for (int64_t block = 0; block < blocks; block++)
+        for (int64_t t = 0; t < count; t += TILE) rows_of_block(w, r, block, t, count - t < TILE ? count - t : TILE);
+}

@@ -1,0 +1,120 @@
+/* A whole pass of a Llama-shaped decoder for processors with AVX-512 VNNI: one team of threads from the first layer to the logits. */
+
+#if defined(__x86_64__)
+int possible(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")
+#include <omp.h>
+
+#include "attention.h"
+#include "products.h"
+
+struct layer {
+    struct weights qkv, out, gated, down;
+    const float *norms[2]; /* of queries and keys, [width]; or null */
+};
+
+struct model {
+    struct shape shape;
+    struct weights head;
+    int64_t count; /* of layers */
+    struct layer *layers;
+};
+
+struct pass {
+    int64_t count, segments, wanted, taps, rows, threads; /* rows: that the buffers of keys and values have */
+    const struct segment *segment;
+    void *const *keys, *const *values; /* of each layer, [groups][rows][width] */
+    const float *cosine, *sine; /* [count][width] */
+    const int64_t *want, *tap;  /* inputs whose logits are asked for; layers whose input is, ascending */
+    float *x;                   /* [count][hidden]: in, the embeddings; out, what comes before the last norm */
+    float *hidden;              /* [taps][count][hidden] */
+    float *logits;              /* [wanted][vocabulary] */
+    float *scratch;             /* see room() */
+};
+
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static int64_t longest(const struct pass *p) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < p->segments; i++) most = larger(most, p->segment[i].past + p->segment[i].n);
+    return most;
+}
+
+/* Floats of scratch that a pass needs: rows of queries, keys and values; of mixed values; of the gated layer; one product's own; scores. */
+int64_t room(const struct model *m, const struct pass *p) {
+    const struct layer *one = m->layers;
+    const int64_t wide = one->qkv.outputs + one->out.inputs + one->gated.outputs, n = larger(p->count, p->wanted);
+    int64_t own = scratch_of(&m->head, n);
+    const struct weights *products[] = {&one->qkv, &one->out, &one->gated, &one->down};
+    for (int i = 0; i < 4; i++) own = larger(own, scratch_of(products[i], n));
+    return n * wide + own + p->threads * HEADS * longest(p);
+}
+
+/* Queries, keys and values of all inputs to what the heads make of them. */
+static void mix(const struct model *m, int64_t layer, const struct pass *p, float *qkv, float *mixed, float *scores) {
+    const struct shape *s = &m->shape;
+    const float *const *norms = m->layers[layer].norms;
+    void *keys = p->keys[layer], *values = p->values[layer];
+    const int64_t wide = s->heads + 2 * s->groups, each = s->heads / s->groups, parts = (each + HEADS - 1) / HEADS, all = s->groups * parts;
+    for (int64_t i = 0; i < p->segments; i++) {
+        const struct segment *part = p->segment + i;
+#pragma omp for schedule(static) collapse(2)
+        for (int64_t t = 0; t < part->n; t++)
+            for (int64_t h = 0; h < wide; h++) {
+                const int64_t row = part->first + t;
+                const float *cosine = p->cosine + row * s->width, *sine = p->sine + row * s->width;
+                place(s, h, qkv + row * wide * s->width, norms, cosine, sine, keys, values, p->rows, part->start + part->past + t);
+            }
+#pragma omp for schedule(dynamic, 1) collapse(2)
+        for (int64_t t = 0; t < part->n; t++)
+            for (int64_t some = 0; some < all; some++) {
+                const int64_t row = part->first + t, group = some / parts, begin = some % parts * HEADS, head = group * each + begin;
+                const int64_t n = each - begin < HEADS ? each - begin : HEADS;
+                const float *query = qkv + (row * wide + head) * s->width;
+                float *out = mixed + (row * s->heads + head) * s->width;
+                attend_some(s, part, t, n, query, keys, values, p->rows, group, scores, out);
+            }
+    }
+}
+
+void decode(const struct model *m, const struct pass *p) {
+    const struct layer *one = m->layers;
+    const int64_t hidden = one->qkv.inputs, n = larger(p->count, p->wanted), length = longest(p);
+    float *qkv = p->scratch, *mixed = qkv + n * one->qkv.outputs, *gated = mixed + n * one->out.inputs, *scores = gated + n * one->gated.outputs;
+    float *own = scores + p->threads * HEADS * length;
+#pragma omp parallel num_threads((int)p->threads)
+    {
+        int64_t taken = 0;
+        for (int64_t i = 0; i < m->count; i++) {
+            const struct layer *l = m->layers + i;
+            if (taken < p->taps && p->tap[taken] == i) {
+#pragma omp for schedule(static)
+                for (int64_t at = 0; at < p->count * hidden; at++) p->hidden[taken * p->count * hidden + at] = p->x[at];
+                taken++;
+            }
+            multiply_together(&l->qkv, p->count, p->x, NULL, qkv, own);
+            mix(m, i, p, qkv, mixed, scores + omp_get_thread_num() * HEADS * length);
+            multiply_together(&l->out, p->count, mixed, p->x, p->x, own);
+            multiply_together(&l->gated, p->count, p->x, NULL, gated, own);
+            multiply_together(&l->down, p->count, gated, p->x, p->x, own);
+        }
+#pragma omp for schedule(static) collapse(2)
+        for (int64_t k = 0; k < p->wanted; k++)
+            for (int64_t i = 0; i < hidden; i++) qkv[k * hidden + i] = p->x[p->want[k] * hidden + i];
+        multiply_together(&m->head, p->wanted, qkv, NULL, p->logits, own);
+    }
+}
+
+/* One product alone; `scratch` as scratch_of says. */
+void multiply(const struct weights *w, int64_t count, int64_t threads, const float *x, const float *add, float *out, float *scratch) {
+#pragma omp parallel num_threads((int)threads)
+    multiply_together(w, count, x, add, out, scratch);
+}
+#else
+int possible(void) { return 0; }
+#endif
