@@ -425,7 +425,7 @@ def test_eight_bits_are_rounded_once_and_kept(folder, tmp_path):
 
 
 def test_what_cannot_be_quantised(folder, tmp_path):
-    with pytest.raises(ValueError, match="cannot be made 'int3': possible are int8 and int4"):
+    with pytest.raises(ValueError, match="cannot be made 'int3': possible are int8, int4, int4-all"):
         draftwise.load(folder, quantize="int3", cache_dir=tmp_path)
     with pytest.raises(ValueError, match="names 'drft'"):
         draftwise.load(folder, quantize="drft=int8")

@@ -8,6 +8,7 @@ from draftwise.spec import Spec, parse
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BACKENDS = ("auto", "hf", "llamacpp")
+_BOTH = ("target", "draft")
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -45,13 +46,15 @@ def pick_backend(backend: str | Spec | None) -> Spec:
 
 
 def quantization(quantize: str | None) -> tuple[str | None, str | None]:
-    """Of the target and of drafts: 'int8' is of both, 'draft=int4' of drafts alone. Raises ValueError for what is neither."""
-    if quantize is None or "=" not in quantize:
-        return quantize, quantize
-    found = dict(part.partition("=")[::2] for part in quantize.split(","))
-    if unknown := found.keys() - {"target", "draft"}:
+    """Of the target and of drafts: 'int8' is of both, 'draft=int4' of drafts alone. A draft of 4 bits has a head of 4 bits too, since all that hangs
+    on it is how much is accepted. Raises ValueError for what is neither."""
+    if quantize is None:
+        return None, None
+    found = dict(part.partition("=")[::2] for part in quantize.split(",")) if "=" in quantize else dict.fromkeys(_BOTH, quantize)
+    if unknown := found.keys() - set(_BOTH):
         raise ValueError(f"{quantize!r} names {sorted(unknown)[0]!r}: write int8 or int4 for all models, or target=int8,draft=int4")
-    return found.get("target"), found.get("draft")
+    draft = found.get("draft")
+    return found.get("target"), "int4-all" if draft == "int4" else draft
 
 
 def _bfloat16_is_native(device: torch.device) -> bool:

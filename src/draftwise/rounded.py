@@ -46,22 +46,23 @@ class Precision(NamedTuple):
         return self.whole(Lean(model, make, self.carried))
 
 
-def _grouped(bits: int) -> Precision:
-    rounded = partial(hf_grouped.rounded, bits=bits)
-    return Precision(f"int{bits}-grouped", rounded, hf_grouped.GroupedLinear, hf_grouped.CARRIED, Decoder, hf_grouped.possible)
+def _grouped(bits: int, head: int) -> Precision:
+    rounded = partial(hf_grouped.rounded, bits=bits, head=head)
+    return Precision(f"int{bits}-grouped{head}", rounded, hf_grouped.GroupedLinear, hf_grouped.CARRIED, Decoder, hf_grouped.possible)
 
 
 PRECISIONS = {
-    "int8": (_grouped(8), Precision("int8", hf_int8.rounded, hf_int8.Int8Linear, hf_int8.CARRIED, lambda lean: lean, hf_int8.possible)),
-    "int4": (_grouped(4),),
+    "int8": (_grouped(8, 8), Precision("int8", hf_int8.rounded, hf_int8.Int8Linear, hf_int8.CARRIED, lambda lean: lean, hf_int8.possible)),
+    "int4": (_grouped(4, 8),),
+    "int4-all": (_grouped(4, 4),),
 }
-"""The ways to compute in so many bits, the best first."""
+"""The ways to compute in so many bits, the best first. 'int4' leaves the head 8 bits, which a draft does not need: see `draftwise.picking`."""
 
 
 def precision(quantize: str, device: torch.device) -> Precision:
     """The first way of a name that this machine can go. Raises ValueError for a name that there is not, or if it can go none."""
     if quantize not in PRECISIONS:
-        raise ValueError(f"weights cannot be made {quantize!r}: possible are {' and '.join(PRECISIONS)}")
+        raise ValueError(f"weights cannot be made {quantize!r}: possible are {', '.join(PRECISIONS)}")
     reason = ""
     for way in PRECISIONS[quantize]:
         if not (reason := way.possible(device)):
@@ -96,7 +97,7 @@ def load(
     model = model.eval()
     if unfit(model):
         return in_place(model, quantize), tokenizer
-    keeping.tell(f"Rounding {name} to {quantize.removeprefix('int')} bits (once; it is then kept in {keeping.cache})")
+    keeping.tell(f"Rounding {name} to {quantize[3]} bits (once; it is then kept in {keeping.cache})")
     kept: dict[str, Tensor] = {}
     numbers = itertools.count()
 

@@ -3,8 +3,8 @@
 
 A pass is bound by reading weights, and 4 bits with the steps of their groups are 5 bits a weight, 8 bits are 9. A group is rounded to evenly spaced
 levels between its smallest and its largest weight; of 4 bits to 16, or to fewer if they fit better: weights that were of 4 bits in such groups
-before, as those of a GGUF file of type Q4_0, Q4_1 or Q4_K, are found again as they were. The head keeps 8 bits, since it decides between near tokens.
-Norms and the product of the gated layer's halves are computed on the way in.
+before, as those of a GGUF file of type Q4_0, Q4_1 or Q4_K, are found again as they were. A target's head keeps 8 bits, since it decides between near
+tokens. Norms and the product of the gated layer's halves are computed on the way in.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class GroupedLinear:
         return out
 
 
-def rounded(weight: Tensor, role: str = "", bits: int = 4) -> dict[str, Tensor]:
-    """The records uint8 [blocks, groups, bytes] of a weight [out, in] with `bits` 4 or 8; `role` 'head' has 8 always."""
-    bits = 8 if role == "head" else bits
+def rounded(weight: Tensor, role: str = "", bits: int = 4, head: int = 8) -> dict[str, Tensor]:
+    """The records uint8 [blocks, groups, bytes] of a weight [out, in] with `bits` 4 or 8, for the `role` 'head' with as many as `head` says."""
+    bits = head if role == "head" else bits
     parts = [_records(part.float(), bits) for part in torch.split(weight.detach(), _CHUNK)]
     return {"records": torch.cat(parts)}
 
