@@ -28,7 +28,8 @@ from draftwise.types import DraftStep, Now, Round
 
 FLAT = ((1, 170.0), (2, 170.0), (4, 171.0), (8, 172.0), (16, 175.0), (32, 210.0))
 GGUF = ((1, 58.0), (2, 92.0), (4, 103.0), (6, 153.0), (8, 185.0), (16, 215.0), (32, 400.0))
-INT8 = ((1, 89.0), (2, 92.0), (4, 95.0), (8, 99.0), (16, 105.0), (32, 150.0))
+INT8 = ((1, 69.0), (2, 75.0), (4, 81.0), (6, 86.0), (8, 96.0), (12, 126.0), (16, 155.0), (32, 300.0))
+INT4 = ((1, 39.0), (2, 43.0), (4, 47.0), (5, 49.0), (6, 56.0), (8, 65.0), (12, 92.0), (16, 118.0), (32, 230.0))
 FIXED = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20)
 
 
@@ -45,6 +46,8 @@ class World(NamedTuple):
     shift: float = 0.0
     rows: bool = True
     reads: float = 0.1  # draft steps per token of a text that it reads
+    slip: float = 0.0  # chance that a token is refused however sure the draft is
+    bursts: float = 0.02  # chance that a step or a pass takes up to twice its time
 
 
 WORLDS = {
@@ -59,9 +62,16 @@ WORLDS = {
     "gguf, fair draft": World(0.8, 34, GGUF),
     "gguf, useless draft": World(2.0, 34, GGUF, bend=0.0, shift=-4),
     "gguf, lookup": World(0.5, 0.1, GGUF, spread=3, sticky=0.9, rows=False),
-    "int8, good draft": World(2.2, 20, INT8),
-    "int8, fair draft": World(0.8, 20, INT8),
+    "int8, good draft": World(2.2, 25, INT8),
+    "int8, fair draft": World(0.8, 25, INT8),
     "int8, lookup": World(-1.0, 0.1, INT8, spread=3, sticky=0.9, rows=False),
+    "int4, good draft": World(2.2, 13, INT4),
+    "int4, good draft, busy machine": World(2.2, 13, INT4, bursts=0.1),
+    "int4, fair draft": World(0.8, 13, INT4),
+    "int4, hard and easy places": World(1.5, 13, INT4, spread=2.5, sticky=0.9),
+    "int4, sure and now and then wrong": World(4, 13, INT4, spread=3, slip=0.06),
+    "int4, poor draft": World(-0.8, 13, INT4),
+    "int4, lookup": World(-1.0, 0.1, INT4, spread=3, sticky=0.9, rows=False),
 }
 
 
@@ -74,7 +84,7 @@ class Text:
             z = world.sticky * z + math.sqrt(1 - world.sticky**2) * draw.gauss(0, 1)
             logit = world.logit + world.spread * z
             self.prob.append(_sigmoid(logit))
-            self.accepted.append(draw.random() < _sigmoid(world.bend * logit + world.shift))
+            self.accepted.append(draw.random() < (1 - world.slip) * _sigmoid(world.bend * logit + world.shift))
 
 
 def run(world: World, policy: Length, requests: int, tokens: int, prompt: int, seed: int) -> list[float]:
@@ -85,7 +95,7 @@ def run(world: World, policy: Length, requests: int, tokens: int, prompt: int, s
         text, state, at, unread = Text(world, tokens + 64, texts), policy.init(last), 0, prompt
         first = True
         while at < tokens:
-            now = Now(1, prompt + at, tokens - at - 1, unread, costs.draft_s, tuple(sorted(costs.verify.items())))
+            now = Now(1, prompt + at, tokens - at - 1, unread, costs.draft_s, costs.verify_s)
             budget = max(0, min(policy.budget(state, now), now.room))
             steps: list[DraftStep] = []
             while len(steps) < budget:
@@ -95,10 +105,9 @@ def run(world: World, policy: Length, requests: int, tokens: int, prompt: int, s
                     break
             n = len(steps)
             accepted = next((i for i in range(n) if not text.accepted[at + i]), n)
-            wobble = 1 + abs(noise.gauss(0, 0.05))
             reading = world.draft * world.reads * max(0, unread - 1) / 1e3 if n and world.rows else 0.0
-            draft_s = (world.draft * n / 1e3 + reading) * wobble
-            verify_s = seconds(world.passes, n + 1) / 1e3 * wobble
+            draft_s = (world.draft * n / 1e3 + reading) * _wobble(world, noise)
+            verify_s = seconds(world.passes, n + 1) / 1e3 * _wobble(world, noise)
             clock += draft_s + verify_s
             rows = n + 1 + (prompt if first else 0)
             costs.verified(rows, verify_s)
@@ -115,6 +124,10 @@ def run(world: World, policy: Length, requests: int, tokens: int, prompt: int, s
                 state = policy.update(state, round)
         last = state
     return marks
+
+
+def _wobble(world: World, noise: random.Random) -> float:
+    return 1 + abs(noise.gauss(0, 0.05)) + (noise.random() if noise.random() < world.bursts else 0.0)
 
 
 def _sigmoid(z: float) -> float:
@@ -150,7 +163,7 @@ def plot(path: Path, args: argparse.Namespace) -> None:
             own, ideal = (run(world, policy, args.requests, args.tokens, args.prompt, 1000 * seed) for policy in (Breakeven(), other))
             curves.append([a - b for a, b in zip(own, ideal, strict=True)])
         middle = [median(points) for points in zip(*curves, strict=True)][::8]
-        style = {"bf16": "-", "gguf": "--", "int8": ":"}[name.split(",")[0]]
+        style = {"bf16": "-", "gguf": "--", "int8": ":", "int4": "-."}[name.split(",")[0]]
         axes.plot(range(0, 8 * len(middle), 8), middle, style, label=f"{name} (best: {best})", linewidth=1.2)
     axes.set_xlabel("tokens")
     axes.set_ylabel("seconds behind the best fixed length")

@@ -13,7 +13,7 @@ FILES = sorted(SRC.rglob("*.py"))
 
 # The core from the bottom up: a module imports modules of lower layers only.
 LAYERS = (
-    {"types", "noise", "clock", "wide", "files", "compiled"},
+    {"types", "noise", "clock", "wide", "files", "compiled", "timings"},
     {"hostrow"},
     {"nucleus"},
     {"probs", "protocols", "trees", "stats", "vocabularies"},

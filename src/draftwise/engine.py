@@ -133,7 +133,7 @@ class Engine:
     def _now(self, sequence: Sequence) -> Now:
         drafter, costs = sequence.method.drafter, self._costs(sequence.method.drafter)
         room = sequence.limit - len(sequence.tokens) - 1
-        verify_s = tuple(sorted(self._costs(self.target).verify.items()))
+        verify_s = self._costs(self.target).verify_s
         return Now(len(self.running), len(sequence.tokens), room, drafter.lag(sequence.text), costs.draft_s, verify_s)
 
     def _costs(self, part: object) -> Costs:

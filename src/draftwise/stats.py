@@ -6,11 +6,12 @@ tokens) and never above 1. Of a tree at most one token a level can be accepted, 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
+
+from draftwise.timings import Steps, Timings
 
 
 class Counts(Protocol):
@@ -98,20 +99,25 @@ def _over(a: float, b: float) -> float:
 
 @dataclass(slots=True)
 class Costs:
-    """Measured seconds of a draft step and of a target pass by its rows, as exponential means (weight 0.2 on the newest)."""
+    """Measured seconds of a draft step and of target passes."""
 
-    draft_s: float = math.nan
-    verify: dict[int, float] = field(default_factory=dict)
+    steps: Steps = field(default_factory=Steps)
+    passes: Timings = field(default_factory=Timings)
+
+    @property
+    def draft_s(self) -> float:
+        """Of one draft step; NaN where none was measured."""
+        return self.steps.mean
+
+    @property
+    def verify_s(self) -> tuple[tuple[int, float], ...]:
+        """Of a target pass by its rows, in rising order."""
+        return self.passes.curve
 
     def drafted(self, steps: int, seconds: float) -> None:
         """A proposal of `steps` levels took `seconds`."""
-        if steps:
-            self.draft_s = _mean(self.draft_s, seconds / steps)
+        self.steps.add(steps, seconds)
 
     def verified(self, rows: int, seconds: float) -> None:
         """A target pass over `rows` tokens took `seconds`."""
-        self.verify[rows] = _mean(self.verify.get(rows, math.nan), seconds)
-
-
-def _mean(old: float, new: float) -> float:
-    return new if math.isnan(old) else 0.8 * old + 0.2 * new
+        self.passes.add(rows, seconds)

@@ -144,14 +144,14 @@ def test_times_are_measured() -> None:
     (draft,) = drafter.propose([Ask(text, 9)])
     clock[0] += 2.0
     drafter.observe(text, draft, Outcome([0], 9, (), 0, Rows(torch.zeros(1, 1), {}), fed=3))
-    assert (meter.steps, meter.reads, meter.passes) == ({1: 0.25}, {}, {3: 2.0})
+    assert (meter.costs(1), meter.reads) == ((0.25, ((3, 2.0),)), {})
     assert meter.round(1, 2) == 2.5
     with meter.drafting(1, 100) as timed:
         clock[0] += 10.5
         timed.steps = 2
-    assert meter.reads == {1: pytest.approx(0.1)}
+    assert meter.read(1) == pytest.approx(0.1)
     meter.verified(200, 3)
-    assert meter.passes == {3: 2.0}  # a prompt is no pass
+    assert meter.passes.curve == ((3, 2.0),)  # a prompt is no pass
 
 
 def test_agreed() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from draftwise.methods.breakeven import Account, Breakeven
+from draftwise.methods.breakeven import _NEXT, Account, Breakeven
 from draftwise.methods.breakeven_fit import Fit, chance, faded, logit, rising, seconds, seen
 from draftwise.methods.fixed import Fixed
 from draftwise.types import DraftStep, Now, Round
@@ -62,12 +62,24 @@ def test_a_regression_learns_a_rate() -> None:
     fit = Fit((0.0, 0.0), (1.0, 1.0))
     assert chance(fit, (1.0, 2.0)) == 0.5
     once = seen(fit, (1.0, 2.0), True)
-    assert once.precision == (1.25, 2.0) and once.weights == (pytest.approx(0.4), pytest.approx(0.5))
+    error = 1 - chance(once, (1.0, 2.0))
+    assert once.weights == (pytest.approx(error, abs=1e-5), pytest.approx(2 * error, abs=1e-5))  # where the posterior is flat
+    assert once.precision == (pytest.approx(1 + error * (1 - error)), pytest.approx(1 + 4 * error * (1 - error)))
     for i in range(4000):
         fit = seen(fit, (1.0, 0.0), i % 4 > 0)
     assert chance(fit, (1.0, 0.0)) == pytest.approx(0.75, abs=0.01)
-    assert faded(once, Fit((0.0, 0.0), (1.0, 1.0)), 0.5) == Fit(once.weights, (1.125, 1.5))
-    assert logit(0.5) == 0 and logit(1.0) == pytest.approx(-logit(0.0)) and logit(1.0) < 10
+    half = faded(once, Fit((0.0, 0.0), (1.0, 1.0)), 0.5)
+    assert half.weights == once.weights and half.precision == tuple((1 + h) / 2 for h in once.precision)
+    assert logit(0.5) == 0 and logit(1.0) == -logit(0.0) == 6
+
+
+def test_a_sure_thing_that_fails_once_stays_likely() -> None:
+    """The draft gave the token before it all of its probability, and twenty such were followed by one that was accepted."""
+    fit, x = _NEXT, (1.0, logit(1.0), 0.7, 1.0)
+    for _ in range(20):
+        fit = seen(fit, x, True)
+    assert chance(seen(fit, x, False), x) > 0.8
+    assert 0 < chance(seen(seen(_NEXT, x, False), x, True), x) < 1
 
 
 def test_it_measures_before_it_drafts() -> None:

@@ -39,8 +39,10 @@ from typing import ClassVar, NamedTuple
 from draftwise.methods.breakeven_fit import Fit, Passes, chance, faded, logit, seen
 from draftwise.types import DraftStep, Now, Round
 
-_DRAFTED = Fit((0.0, 1.0, 0.0, 0.0, 0.0), (2.0,) * 5)  # 1, logit of the draft's probability, its entropy, ln(1 + position), how the last round went
-_NEXT = Fit((0.8, 0.2, 0.0, 0.5), (1.0, 2.0, 2.0, 2.0))  # 1, logit of the probability of the token before (0: not known), the last two as above
+# 1, logit of the draft's probability, its entropy, ln(1 + position), how the last round went
+_DRAFTED = Fit((0.0, 1.0, 0.0, 0.0, 0.0), (2.0, 8.0, 2.0, 2.0, 2.0))
+# 1, logit of the probability of the token before (0: not known), the last two as above
+_NEXT = Fit((0.8, 0.2, 0.0, 0.5), (1.0, 8.0, 2.0, 2.0))
 _MEMORY = 0.95  # of the rate of past rounds, from one to the next
 _PROBING = 0.005  # of the time of plain passes
 _READS = 16  # tokens that a draft reads in the time of a step: what catching up is taken to cost

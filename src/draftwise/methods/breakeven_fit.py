@@ -17,16 +17,24 @@ class Fit(NamedTuple):
 
 def chance(fit: Fit, x: Sequence[float]) -> float:
     """The probability of a yes at features `x`."""
-    z = sum(w * v for w, v in zip(fit.weights, x, strict=True))
-    return 1 / (1 + math.exp(-max(-30.0, min(30.0, z))))
+    return _sigmoid(sum(w * v for w, v in zip(fit.weights, x, strict=True)))
 
 
 def seen(fit: Fit, x: Sequence[float], yes: bool) -> Fit:
-    """One observation: a Newton step on the diagonal of the curvature."""
-    p = chance(fit, x)
-    precision = tuple(h + p * (1 - p) * v * v for h, v in zip(fit.precision, x, strict=True))
-    error = (1.0 if yes else 0.0) - p
-    return Fit(tuple(w + error * v / h for w, h, v in zip(fit.weights, precision, x, strict=True)), precision)
+    """One observation: the most probable weights given a Gaussian of `fit` and its diagonal, exactly. (A single Newton step flies off where a sure
+    prediction fails: there the curvature is nearly 0 and the error is not.)"""
+    z = sum(w * v for w, v in zip(fit.weights, x, strict=True))
+    spread = sum(v * v / h for h, v in zip(fit.precision, x, strict=True))
+    low, high = (0.0, 1.0) if yes else (-1.0, 0.0)
+    for _ in range(24):  # the error that is left after the step: error = yes - p(z + spread * error)
+        error = (low + high) / 2
+        if error < yes - _sigmoid(z + spread * error):
+            low = error
+        else:
+            high = error
+    p = _sigmoid(z + spread * error)
+    weights = tuple(w + error * v / h for w, h, v in zip(fit.weights, fit.precision, x, strict=True))
+    return Fit(weights, tuple(h + p * (1 - p) * v * v for h, v in zip(fit.precision, x, strict=True)))
 
 
 def faded(fit: Fit, prior: Fit, share: float) -> Fit:
@@ -35,9 +43,8 @@ def faded(fit: Fit, prior: Fit, share: float) -> Fit:
 
 
 def logit(p: float) -> float:
-    """``ln(p / (1 - p))``, within what float32 probabilities can tell."""
-    p = min(max(p, 1e-4), 1 - 1e-4)
-    return math.log(p / (1 - p))
+    """``ln(p / (1 - p))``, within 6: how much surer a draft is than that says nothing."""
+    return max(-6.0, min(6.0, math.log(max(p, 1e-9) / max(1 - p, 1e-9))))
 
 
 class Passes:
@@ -59,6 +66,10 @@ class Passes:
         i = bisect.bisect_right(widths, rows)
         share = (rows - widths[i - 1]) / (widths[i] - widths[i - 1])
         return levels[i - 1] + share * (levels[i] - levels[i - 1])
+
+
+def _sigmoid(z: float) -> float:
+    return 1 / (1 + math.exp(-max(-30.0, min(30.0, z))))
 
 
 def seconds(measured: Sequence[tuple[int, float]], rows: float) -> float:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
+from draftwise.methods.breakeven_fit import Passes
+from draftwise.timings import Steps, Timings
 
 _CATCH_UP = 8  # a drafter that has to read more than this reads a text, and its time is no measure of a draft step
 _WIDEST = 64  # rows of a pass that are told apart
@@ -23,16 +24,16 @@ class _Timed:
 
 @dataclass
 class Meter:
-    """Running means of seconds (weight 0.2 on the newest) for parts of which `free` ones cost nothing. Until a part has been measured, a draft step
+    """Medians of the newest times of parts of which `free` ones cost nothing, and of passes. Until a part has been measured, a draft step
     counts `guess` of a target pass and a token read up an eighth of a step. `spent`: seconds of each part's newest proposal. Bounded: a figure or two
     for each part and width."""
 
     free: Sequence[bool]
     guess: float = 0.2
     clock: Callable[[], float] = time.perf_counter
-    steps: dict[int, float] = field(default_factory=dict)
-    reads: dict[int, float] = field(default_factory=dict)
-    passes: dict[int, float] = field(default_factory=dict)
+    steps: dict[int, Steps] = field(default_factory=dict)
+    reads: dict[int, Steps] = field(default_factory=dict)
+    passes: Timings = field(default_factory=Timings)
     spent: dict[int, float] = field(default_factory=dict)
     _since: float | None = None
 
@@ -41,21 +42,21 @@ class Meter:
             raise ValueError(f"step must be a share of a target pass >= 0, got {self.guess}")
 
     def verify(self, rows: float) -> float:
-        """Seconds of a pass over so many rows: between measured widths on a line, beyond them as the nearest. 1 before any was measured."""
-        widths = sorted(self.passes)
-        return float(np.interp(rows, widths, [self.passes[width] for width in widths])) if widths else 1.0
+        """Seconds of a pass over so many rows, as `draftwise.methods.breakeven_fit.Passes` reads what was measured; 1 before that."""
+        known = self.passes.curve
+        return Passes(known)(rows) if known else 1.0
 
     def costs(self, i: int) -> tuple[float, tuple[tuple[int, float], ...]]:
         """What is known of part `i`, as `Now.draft_s` and `Now.verify_s` have it."""
-        return 0.0 if self.free[i] else self.steps.get(i, math.nan), tuple(sorted(self.passes.items()))
+        return 0.0 if self.free[i] else self._mean(self.steps, i, math.nan), self.passes.curve
 
     def step(self, i: int) -> float:
         """Seconds of a draft step of part `i`."""
-        return 0.0 if self.free[i] else self.steps.get(i, self.guess * self.verify(1))
+        return 0.0 if self.free[i] else self._mean(self.steps, i, self.guess * self.verify(1))
 
     def read(self, i: int) -> float:
         """Seconds that part `i` takes for a token it missed."""
-        return 0.0 if self.free[i] else self.reads.get(i, self.step(i) / 8)
+        return 0.0 if self.free[i] else self._mean(self.reads, i, self.step(i) / 8)
 
     def round(self, i: int, drafted: float) -> float:
         """Seconds of a round in which part `i` drafts so many tokens, without reading up."""
@@ -68,10 +69,10 @@ class Meter:
         yield timed
         seconds = self.spent[i] = self.clock() - start
         if timed.steps and lag <= _CATCH_UP:
-            self.steps[i] = _mean(self.steps.get(i), seconds / timed.steps)
+            self.steps.setdefault(i, Steps()).add(timed.steps, seconds)
         elif timed.steps:
-            rest = seconds - self.steps.get(i, 0.0) * timed.steps
-            self.reads[i] = _mean(self.reads.get(i), max(0.0, rest) / lag)
+            rest = seconds - self._mean(self.steps, i, 0.0) * timed.steps
+            self.reads.setdefault(i, Steps()).add(lag, max(0.0, rest))
 
     def drafted(self) -> None:
         """All proposals are made; what comes now is the pass."""
@@ -82,8 +83,12 @@ class Meter:
         if self._since is None or rows > min(most + _CATCH_UP, _WIDEST):
             return self.verify(most)
         seconds = self.clock() - self._since
-        self.passes[rows] = _mean(self.passes.get(rows), seconds)
+        self.passes.add(rows, seconds)
         return seconds
+
+    @staticmethod
+    def _mean(known: dict[int, Steps], i: int, unknown: float) -> float:
+        return known[i].mean if i in known else unknown
 
 
 @dataclass
@@ -127,7 +132,3 @@ class Counted:
     def verified(self, rows: int, most: int) -> float:
         """As `Meter.verified`."""
         return 1.0
-
-
-def _mean(old: float | None, new: float) -> float:
-    return new if old is None else 0.8 * old + 0.2 * new

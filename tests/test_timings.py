@@ -1,0 +1,57 @@
+"""Times of passes and steps: what is believed of them where they are few or disturbed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from draftwise.timings import Steps, Timings
+
+
+def test_one_disturbed_pass_is_hardly_believed() -> None:
+    """Passes cost 40 and 2 more for each row; the only one over 8 rows took twice as long."""
+    timings = Timings()
+    for rows in (1, 2, 3, 5):
+        for _ in range(4):
+            timings.add(rows, 40 + 2 * rows)
+    timings.add(8, 112)
+    assert dict(timings.curve) == {1: 42, 2: 44, 3: 46, 5: 50, 8: pytest.approx(0.25 * 112 + 0.75 * 56)}
+    for _ in range(3):
+        timings.add(8, 112)
+    assert dict(timings.curve)[8] == 112  # it does take so long
+    for _ in range(4):
+        timings.add(5, 500)
+    assert dict(timings.curve)[5] == 50  # half of its times
+    timings.add(5, 500)
+    assert dict(timings.curve)[5] == 500
+
+
+def test_few_widths_are_believed_as_they_are() -> None:
+    timings = Timings()
+    assert timings.curve == ()
+    timings.add(4, 7.0)
+    timings.add(1, 5.0)
+    assert timings.curve == ((1, 5.0), (4, 7.0))
+
+
+@given(st.lists(st.tuples(st.integers(1, 200), st.floats(0, 1e3)), max_size=80))
+def test_any_times(times: list[tuple[int, float]]) -> None:
+    timings = Timings()
+    for rows, seconds in times:
+        timings.add(rows, seconds)
+    assert len(timings.curve) == min(64, len({rows for rows, _ in times}))
+    assert [rows for rows, _ in timings.curve] == sorted(rows for rows, _ in timings.curve)
+    assert all(0 <= seconds < math.inf for _, seconds in timings.curve)
+
+
+def test_steps() -> None:
+    steps = Steps()
+    assert math.isnan(steps.mean)
+    steps.add(0, 5.0)
+    assert math.isnan(steps.mean)
+    for seconds in (2.0, 2.2, 40.0):
+        steps.add(4, seconds)
+    assert steps.mean == pytest.approx(0.55)
