@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import draftwise
-import tasks
 from draftwise import catalog
+from draftwise.bench import tasks
+from draftwise.bench.schema import Problem
 from draftwise.commands.compare import compare, tolerance
 from draftwise.text import encode
 
@@ -29,7 +30,7 @@ def main() -> None:
     length = args.length
     methods = {name: catalog.method("fixed", ours.context, length=length, drafter=name) for name in args.drafters.split(",")}
     variants = {"plain": catalog.method("plain", ours.context), **methods}
-    prompts = [(prompt["task"], ids(ours, prompt)) for task in tasks.LIMITS for prompt in tasks.prompts(args.data, task, args.count)]
+    prompts = [(task, ids(ours, problem)) for task in ("humaneval", "gsm8k") for problem in tasks.load(task, args.data, args.count)]
     for method in variants.values():
         ours.generate(prompts[0][1], 8, method=method)
     rows = []
@@ -58,9 +59,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def ids(ours: Any, prompt: dict[str, Any]) -> list[int]:
-    chat = getattr(ours.tokenizer, "chat_template", None)
-    return encode(ours.tokenizer, prompt["messages"] if chat else prompt["messages"][-1]["content"], ours.context.vocab_size)
+def ids(ours: Any, problem: Problem) -> list[int]:
+    chat, text = getattr(ours.tokenizer, "chat_template", None), problem.turns[0]
+    return encode(ours.tokenizer, [{"role": "user", "content": text}] if chat else text, ours.context.vocab_size)
 
 
 def answer(ours: Any, prompt: list[int], method: Any, args: argparse.Namespace) -> dict[str, Any]:

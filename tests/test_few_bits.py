@@ -176,7 +176,7 @@ def test_without_a_compiler(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         compiled.library(Path(hf_grouped.__file__).with_name("native") / "decoder.c", fresh)
 
 
-def test_a_source_that_does_not_compile_and_a_folder_that_cannot_be_written(fresh: Path, tmp_path: Path) -> None:
+def test_a_source_that_does_not_compile_and_a_folder_that_is_not_needed(fresh: Path, tmp_path: Path) -> None:
     if not any(map(shutil.which, compiled._COMPILERS)):
         pytest.skip("no compiler here")
     source = tmp_path / "wrong.c"
@@ -188,8 +188,7 @@ def test_a_source_that_does_not_compile_and_a_folder_that_cannot_be_written(fres
     assert len(list(fresh.iterdir())) == 1
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    with pytest.raises(compiled.NotCompiled, match="could not be compiled into"):
-        compiled.library(source, blocked)
+    assert compiled.library(source, blocked).seven() == 7
 
 
 def test_where_four_bits_are_not_possible(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,10 @@ import torch
 import draftwise
 from draftwise import loading, picking, unpacking
 from draftwise.backends import llamacpp_context
+from draftwise.backends.hf_replay import wrap
 from draftwise.loading import Loaded, ModelNotFound, load_model, user_cache
 from draftwise.picking import pick_device, pick_dtype
+from draftwise.rounded import precision
 from draftwise.text import stop_ids
 from draftwise.types import Feed
 from tiny_folders import save
@@ -422,6 +424,26 @@ def test_eight_bits_are_rounded_once_and_kept(folder, tmp_path):
     weights.write_bytes(cut)
     assert draftwise.load(folder, method="plain", **options).generate("the", max_tokens=30).tokens == again.generate("the", max_tokens=30).tokens
     assert len(told) == 2
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_a_cut_draft_is_kept_too(bits, folder, tmp_path):
+    try:
+        precision(bits, torch.device("cpu"))
+    except ValueError as error:
+        pytest.skip(str(error))
+    told: list[str] = []
+    options = {"quantize": bits, "vocabulary": 20, "cache_dir": tmp_path, "progress": told.append, "dtype": "float32", "lean": True}
+    rows = [wrap(load_model(folder, **options).model).forward([Feed(0, torch.arange(3, 20), 17)])[0].logits.clone() for _ in range(2)]
+    assert len(told) == 1 and torch.equal(*rows) and 0 < rows[0][0].isfinite().sum() < rows[0].shape[1]
+    text = tmp_path / "own.txt"
+    text.write_text("the cat")
+    for _ in range(2):
+        load_model(folder, **options | {"vocabulary": str(text)})
+    assert len(told) == 2
+    text.write_text("the dog")
+    load_model(folder, **options | {"vocabulary": str(text)})
+    assert len(told) == 3
 
 
 def test_what_cannot_be_quantised(folder, tmp_path):

@@ -31,11 +31,21 @@ def library(source: Path, folder: Path) -> ctypes.CDLL:
     shared = _shared_openmp()
     parts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
     digest = hashlib.sha256(b"".join(parts) + repr((_FLAGS, shared)).encode()).hexdigest()[:16]
-    path = folder / f"{source.stem}-{digest}.so"
-    if not path.is_file():
-        _compile(source, path, shared is None)
     if shared is not None:
         ctypes.CDLL(str(shared), mode=ctypes.RTLD_GLOBAL)
+    path = folder / f"{source.stem}-{digest}.so"
+    try:
+        if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            _compile(source, path, shared is None)
+    except OSError:  # a full disk, a read-only home: this process can have it all the same
+        with tempfile.TemporaryDirectory() as other:
+            _compile(source, Path(other) / path.name, shared is None)
+            return _loaded(Path(other) / path.name)
+    return _loaded(path)
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -51,15 +61,11 @@ def _compile(source: Path, path: Path, openmp: bool) -> None:
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
         raise NotCompiled(f"{source.name} is compiled on first use, and there is no C compiler: install one ({', '.join(_COMPILERS)} are looked for)")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            parts = [Path(folder) / "part.o", Path(folder) / path.name]
-            _call(compiler, *_FLAGS, "-c", str(source), "-o", str(parts[0]))
-            _call(compiler, "-shared", str(parts[0]), "-o", str(parts[1]), "-lm", *["-fopenmp"] * openmp)
-            os.replace(parts[1], path)
-    except OSError as error:
-        raise NotCompiled(f"{source.name} could not be compiled into '{path.parent}': {error.strerror or error}") from error
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        parts = [Path(folder) / "part.o", Path(folder) / path.name]
+        _call(compiler, *_FLAGS, "-c", str(source), "-o", str(parts[0]))
+        _call(compiler, "-shared", str(parts[0]), "-o", str(parts[1]), "-lm", *["-fopenmp"] * openmp)
+        os.replace(parts[1], path)
 
 
 def _call(*command: str) -> None:

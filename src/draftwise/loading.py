@@ -21,7 +21,7 @@ import torch
 
 from draftwise import catalog
 from draftwise.files import user_cache
-from draftwise.narrowing import chosen, narrow
+from draftwise.narrowing import chosen, named, narrow
 from draftwise.picking import pick_backend, pick_device, pick_dtype
 from draftwise.spec import Spec
 from draftwise.unpacking import Keeping, Progress, dequantised, first_line, gguf_tokenizer, has_llamacpp, pretrained
@@ -80,14 +80,21 @@ def load_model(
                 raise ValueError(f"{shown!r} runs in llama.cpp as it is: its vocabulary and its weights can be changed under the backend 'hf' only")
             tokenizer = gguf_tokenizer(file, keeping)
             return Loaded(catalog.create("backend", Spec("llamacpp", {"path": str(file), **own.options})), tokenizer, shown)
-        if quantize and lean and vocabulary is None and (files := _files(shown)):
+        if quantize and lean and (files := _files(shown)):
             rounded.precision(quantize, where)
             stem = Path(shown).stem if _gguf(shown) else Path(shown).name
-            return Loaded(*rounded.load(files, stem, what, quantize, keeping, lambda: _find(shown, what, keeping)), shown)
-        model, tokenizer = _find(shown, what, keeping)
-        if vocabulary is not None:
-            narrow(model, chosen(vocabulary, tokenizer, model.get_input_embeddings().num_embeddings))
+            entry = rounded.Entry(files, stem, what, quantize, "" if vocabulary is None else named(vocabulary))
+            return Loaded(*rounded.load(entry, keeping, lambda: _cut(shown, what, keeping, vocabulary)), shown)
+        model, tokenizer = _cut(shown, what, keeping, vocabulary)
         return Loaded(_hastened(model.to(where).eval(), quantize, packed, lean), tokenizer, shown)
+
+
+def _cut(name: str, dtype: torch.dtype, keeping: Keeping, vocabulary: int | str | os.PathLike[str] | None) -> tuple[Any, Any]:
+    """The model, its head cut to the vocabulary if one is given, and its tokenizer."""
+    model, tokenizer = _find(name, dtype, keeping)
+    if vocabulary is not None:
+        narrow(model, chosen(vocabulary, tokenizer, model.get_input_embeddings().num_embeddings))
+    return model, tokenizer
 
 
 def _hastened(model: Any, quantize: str | None, packed: bool, lean: bool) -> Any:

@@ -8,6 +8,7 @@ merges, so that the first ids are the most frequent strings of the text that the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -45,6 +46,13 @@ def chosen(vocabulary: int | str | os.PathLike[str], tokenizer: Any, size: int) 
         found = set(range(min(_FIRST, size))) | {int(i) for part in _texts(path) for i in tokenizer.encode(part)}
     special = {*getattr(tokenizer, "all_special_ids", ()), *getattr(tokenizer, "added_tokens_decoder", {})}
     return torch.tensor(sorted(i for i in found | special if 0 <= i < size))
+
+
+def named(vocabulary: int | str | os.PathLike[str]) -> str:
+    """A name for what is kept of models that were cut so: the number, or one that the file's content gives. Raises ValueError for a file that cannot
+    be read."""
+    text = str(vocabulary)
+    return text if text.lstrip("-").isdigit() else hashlib.sha256("\n".join(_texts(Path(text).expanduser())).encode()).hexdigest()[:16]
 
 
 def narrow(model: Any, ids: Tensor) -> None:

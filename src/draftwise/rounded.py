@@ -1,7 +1,8 @@
 """Models of 8 and 4 bits: which precisions there are, and a model rounded once and kept, since rounding reads and writes all weights several times.
 
 A folder of the cache holds the tokenizer, the configurations, and one safetensors file: the weights that are not rounded under their own names,
-and the parts of the i-th product, in the order in which `draftwise.backends.hf_lean.Lean` asks for them, as ``i.part`` and ``i.bias``.
+and the parts of the i-th product, in the order in which `draftwise.backends.hf_lean.Lean` asks for them, as ``i.part`` and ``i.bias``; and the ids of
+a vocabulary that was cut.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from draftwise.backends import hf_grouped, hf_int8
 from draftwise.backends.hf_decoder import Decoder
 from draftwise.backends.hf_lean import Lean, unfit
 from draftwise.backends.hf_product import Before, Make, Product, put
+from draftwise.narrowing import narrow
 from draftwise.unpacking import Keeping, first_line, key, store
 
 _FILE = "rounded.safetensors"
+_CUT = "narrow.ids"
 _SMALL = 1 << 16  # weights with fewer entries gain nothing in the place of single layers
 
 
@@ -81,13 +84,22 @@ def in_place(model: Any, quantize: str, lean: bool = True) -> Any:
     return model
 
 
-def load(
-    files: Sequence[Path], name: str, dtype: torch.dtype, quantize: str, keeping: Keeping, find: Callable[[], tuple[Any, Any]]
-) -> tuple[Any, Any]:
-    """The model that is made of `files`, with its lean pass of few bits, and its tokenizer. `find` loads both in full. A model without a lean pass is
+class Entry(NamedTuple):
+    """What is kept of a model: its `files`, a `name` for people, the dtype of what is not rounded, the bits, and what its vocabulary was cut to."""
+
+    files: Sequence[Path]
+    name: str
+    dtype: torch.dtype
+    quantize: str
+    vocabulary: str = ""
+
+
+def load(asked: Entry, keeping: Keeping, find: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+    """The model that was asked for, with its lean pass of few bits, and its tokenizer. `find` loads both in full. A model without a lean pass is
     rounded layer by layer and not kept."""
+    files, name, dtype, quantize, vocabulary = asked
     way = precision(quantize, torch.device("cpu"))
-    entry = keeping.cache / key(files, name, f"{str(dtype).removeprefix('torch.')}-{way.name}")
+    entry = keeping.cache / key(files, name, "-".join(filter(None, (str(dtype).removeprefix("torch."), way.name, vocabulary))))
     if entry.is_dir():
         try:
             return _read(entry, dtype, quantize, way)
@@ -122,6 +134,8 @@ def _write(model: Any, tokenizer: Any, parts: dict[str, Tensor], folder: Path) -
     model.config.save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
+    if (cut := getattr(model, "narrow", None)) is not None:
+        parts = {**parts, _CUT: cut.ids}
     save_file({name: weight.contiguous() for name, weight in {**model.state_dict(), **parts}.items()}, folder / _FILE)
 
 
@@ -133,6 +147,8 @@ def _read(folder: Path, dtype: torch.dtype, quantize: str, way: Precision) -> tu
     tensors = load_file(folder / _FILE)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
+    if (ids := tensors.pop(_CUT, None)) is not None:
+        narrow(model, ids.clone())
     model.load_state_dict({name: weight for name, weight in tensors.items() if not name[0].isdigit()}, strict=False, assign=True)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
