@@ -45,7 +45,7 @@ class World(NamedTuple):
     bend: float = 1.0
     shift: float = 0.0
     rows: bool = True
-    reads: float = 0.1  # draft steps per token of a text that it reads
+    reads: float = 0.1  # steps (plain passes) that the draft (the target) takes to read a token of a text
     slip: float = 0.0  # chance that a token is refused however sure the draft is
     bursts: float = 0.02  # chance that a step or a pass takes up to twice its time
 
@@ -107,7 +107,8 @@ def run(world: World, policy: Length, requests: int, tokens: int, prompt: int, s
             accepted = next((i for i in range(n) if not text.accepted[at + i]), n)
             reading = world.draft * world.reads * max(0, unread - 1) / 1e3 if n and world.rows else 0.0
             draft_s = (world.draft * n / 1e3 + reading) * _wobble(world, noise)
-            verify_s = seconds(world.passes, n + 1) / 1e3 * _wobble(world, noise)
+            whole = world.passes[0][1] * world.reads * prompt if first else 0.0
+            verify_s = (seconds(world.passes, n + 1) + whole) / 1e3 * _wobble(world, noise)
             clock += draft_s + verify_s
             rows = n + 1 + (prompt if first else 0)
             costs.verified(rows, verify_s)

@@ -1,8 +1,8 @@
 """What passes and draft steps take on this machine, from times that are now and then far too long because something else ran.
 
 The newest times of each width are kept, and their (lower) median is believed. A width that was seen fewer than four times leans on the line through
-the others, near ones first: the first pass of a width takes longer than the next ones, and one disturbed pass would otherwise keep a policy from ever
-drafting so far again.
+the others, near ones first, if there is a near one: the first pass of a width takes longer than the next ones, and one disturbed pass would otherwise
+keep a policy from ever drafting so far again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Timings:
     def _believed(known: Sequence[tuple[int, float, int]], i: int) -> float:
         rows, seconds, times = known[i]
         others = [*known[:i], *known[i + 1 :]]
-        if times == _ENOUGH or len(others) < 2:
+        if times == _ENOUGH or len(others) < 2 or min(abs(other[0] - rows) for other in others) > rows / 2:
             return seconds
         share = times / _ENOUGH
         return share * seconds + (1 - share) * _line(others, rows)

@@ -150,8 +150,9 @@ def test_times_are_measured() -> None:
         clock[0] += 10.5
         timed.steps = 2
     assert meter.read(1) == pytest.approx(0.1)
-    meter.verified(200, 3)
-    assert meter.passes.curve == ((3, 2.0),)  # a prompt is no pass
+    clock[0] += 1.5
+    assert meter.verified(200, 3) == 2.0  # a prompt is no pass over a draft
+    assert meter.passes.curve == ((3, 2.0), (200, 14.0))
 
 
 def test_agreed() -> None:

@@ -140,7 +140,7 @@ class BestOf:
             self._credit(playing, i, text, draft, outcome.path, len(outcome.relaxed), Cost(self.meter.spent.get(i, 0.0), verify_s, lag))
             playing.made = None
             for other in set(range(len(self.parts))) - busy - ({i} if len(draft.tokens) else set()):
-                self._own.rest(other, text, outcome.fed, verify_s)
+                self._own.rest(other, text, outcome.fed, verify_s, len(outcome.path) + 1)
         for i, (start, offer) in [*playing.open.items()]:
             path, told = agreed(offer, text.tokens[start:])
             if told or start > len(text.tokens):

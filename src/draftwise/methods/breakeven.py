@@ -20,8 +20,11 @@ one step ahead is enough.) A drafter without rows, such as prompt lookup, gives 
 *The floor.* An account in seconds: what rounds gained over plain passes, less what they lost. Drafting has to be paid from it. It starts with
 `stake` plain passes, never holds more than twice that, and half a percent of the time of plain passes is paid in: so a draft that never pays costs
 the stake once, over all requests, and from then on half a percent. Where nothing is expected to pay, single tokens are still drafted as long as half
-of the stake would be left. A draft that has to read a text first may do so where the tokens still allowed would earn that time back at the rate known
-so far; of a draft nobody has tried, a saving of 0.3 is expected.
+of the stake would be left.
+
+*Reading.* A draft that has not read the prompt, or rested, must read first, which is taken to cost what the target takes for as many tokens, less by the
+ratio of their steps. It may, if the tokens still to come would earn that back at the saving known so far (0.3 of a draft nobody has tried). How many
+will come nobody knows: as many as past answers had, or again as many as there are, if that is more, and no more than may be.
 
 Lossless: `more` is asked after a token is kept, and what a length depends on (times, and verdicts of the past) says nothing of the token to come.
 Under `speculative` the text's law is that of plain decoding, at temperature 0 and under `coupled` its tokens are. Simulated against every fixed
@@ -45,7 +48,8 @@ _DRAFTED = Fit((0.0, 1.0, 0.0, 0.0, 0.0), (2.0, 8.0, 2.0, 2.0, 2.0))
 _NEXT = Fit((0.8, 0.2, 0.0, 0.5), (1.0, 8.0, 2.0, 2.0))
 _MEMORY = 0.95  # of the rate of past rounds, from one to the next
 _PROBING = 0.005  # of the time of plain passes
-_READS = 16  # tokens that a draft reads in the time of a step: what catching up is taken to cost
+_LITTLE = 8  # tokens that a draft reads along with its first step
+_STEP = 0.25  # of a plain pass: what a draft step is taken to cost before one was measured
 _GAIN = 0.3  # of plain time, expected of a draft that nothing is known of
 
 
@@ -53,7 +57,7 @@ class Account(NamedTuple):
     """`drafted` and `ahead`: the two regressions. `emitted`, `depth`, `rounds`, `spent`: fading sums of tokens, levels, rounds and seconds over the
     rounds that drafted. `plain_s`: seconds of a plain pass (0: none was seen). `balance`: seconds that may be lost. `recent`: how the
     last round went, from -1 (nothing accepted) to 1 (all). `told`: whether the drafter has
-    rows, as far as the last round says. `started`: the round that read the prompt is over."""
+    rows, as far as the last round says. `started`: the round that read the prompt is over. `tokens`: of this text; `usual`: of past ones."""
 
     drafted: Fit = _DRAFTED
     ahead: Fit = _NEXT
@@ -66,6 +70,8 @@ class Account(NamedTuple):
     recent: float = 0.0
     told: bool = False
     started: bool = False
+    tokens: int = 0
+    usual: float = 64.0
 
 
 @dataclass(frozen=True)
@@ -88,18 +94,22 @@ class Breakeven:
     def init(self, last: Account | None) -> Account:
         if last is None:
             return Account()
-        return last._replace(drafted=faded(last.drafted, _DRAFTED, 0.5), ahead=faded(last.ahead, _NEXT, 0.5), started=False)
+        usual = 0.7 * last.usual + 0.3 * last.tokens
+        fits = {"drafted": faded(last.drafted, _DRAFTED, 0.5), "ahead": faded(last.ahead, _NEXT, 0.5)}
+        return last._replace(**fits, started=False, tokens=0, usual=usual)
 
     def budget(self, state: Account, now: Now) -> int:
         plain = next((s for rows, s in now.verify_s if rows == now.batch), math.nan)
         if math.isnan(plain) or not state.plain_s:
             return 0  # a plain pass is needed to measure by
-        if math.isnan(now.draft_s):
-            return min(4, self.cap)  # what a draft costs is not known yet
-        reading = now.draft_s * max(0, now.lag - _READS) / _READS
-        left = state.balance - (now.draft_s + Passes(now.verify_s)(now.batch + 1) - plain + reading)
-        if left < 0 and not (state.balance > 0 and reading <= _gain(state) * plain * now.room):
+        passes, step = Passes(now.verify_s), _STEP * plain if math.isnan(now.draft_s) else now.draft_s
+        reading = step / plain * (passes(now.batch + now.lag) - plain) if now.lag > _LITTLE else 0.0
+        left = state.balance - (step + passes(now.batch + 1) - plain + reading)
+        coming = min(max(state.usual - state.tokens, state.tokens), now.room)
+        if left < 0 and not (state.balance > 0 and reading <= _gain(state) * plain * coming):
             return 0
+        if math.isnan(now.draft_s):
+            return min(4, self.cap)  # what a draft costs is to be found out
         n = self._before(state, now)
         if not n:
             return int(left >= self.stake * plain / 2)  # a probe: what is known may be wrong by now
@@ -114,6 +124,7 @@ class Breakeven:
         return n < self.cap and survival * ahead > _rate(state, now, passes) * _marginal(now, passes, n)
 
     def update(self, state: Account, round: Round) -> Account:
+        state = state._replace(tokens=state.tokens + round.emitted)
         if not state.started:
             state = state._replace(started=True)
             return state if not round.drafted else self._judged(state, round)
@@ -130,7 +141,7 @@ class Breakeven:
     def _speculated(self, state: Account, round: Round) -> Account:
         """The account after a round with one. One that had to read a text was allowed for what it earns later, or has to be paid."""
         gain = round.emitted * state.plain_s - round.draft_s - round.verify_s
-        if round.lag > _READS:
+        if round.lag > _LITTLE:
             return state if _gain(state) > 0 else state._replace(balance=state.balance + gain)
         sums = (round.emitted, round.depth, 1, round.draft_s + round.verify_s)
         emitted, depth, rounds, spent = (_MEMORY * old + new for old, new in zip(state[2:6], sums, strict=True))

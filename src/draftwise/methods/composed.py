@@ -67,10 +67,10 @@ class Parts:
             round = Round(n, depth, len(path), relaxed, len(path) + 1, 1, rows, draft_s, verify_s, steps=steps, lag=lag)
             self._hear(i, text, round)
 
-    def rest(self, i: int, text: Text, rows: int, verify_s: float) -> None:
+    def rest(self, i: int, text: Text, rows: int, verify_s: float, emitted: int = 1) -> None:
         """Part `i`'s policy hears of a round in which it had no draft, if it wants to."""
         if getattr(self.lengths[i], "rests", False):
-            self._hear(i, text, Round(0, 0, 0, 0, 1, 1, rows, 0.0, verify_s))
+            self._hear(i, text, Round(0, 0, 0, 0, emitted, 1, rows, 0.0, verify_s))
 
     def observe(self, text: Text, draft: Draft, outcome: Outcome) -> None:
         """All parts hear of it, whoever drafted."""

@@ -12,7 +12,6 @@ from draftwise.methods.breakeven_fit import Passes
 from draftwise.timings import Steps, Timings
 
 _CATCH_UP = 8  # a drafter that has to read more than this reads a text, and its time is no measure of a draft step
-_WIDEST = 64  # rows of a pass that are told apart
 
 
 @dataclass
@@ -79,12 +78,12 @@ class Meter:
         self._since = self.clock()
 
     def verified(self, rows: int, most: int) -> float:
-        """A pass over `rows` rows is over; one over much more than `most` read a prompt and does not count. Its seconds, or those expected then."""
-        if self._since is None or rows > min(most + _CATCH_UP, _WIDEST):
+        """A pass over `rows` rows is over. Its seconds; of one over much more than `most`, which read a prompt, those of a pass over `most`."""
+        if self._since is None:
             return self.verify(most)
         seconds = self.clock() - self._since
         self.passes.add(rows, seconds)
-        return seconds
+        return self.verify(most) if rows > most + _CATCH_UP else seconds
 
     @staticmethod
     def _mean(known: dict[int, Steps], i: int, unknown: float) -> float:
