@@ -2,10 +2,12 @@
 
     python benchmarks/breakeven_sim.py                      # a table: share of the best fixed length's speed, and of plain decoding's
     python benchmarks/breakeven_sim.py --plot regret.svg    # seconds behind the best fixed length, over the tokens of a run
+    python benchmarks/breakeven_sim.py --traces FOLDER      # the texts and drafts that `draftwise bench --trace` recorded, at the same prices
 
 A world draws for each token the draft's confidence (a logit that wanders from token to token), accepts it with that probability bent by the
 draft's miscalibration, and charges each round what the table says, with noise. A run is `--requests` answers of `--tokens` tokens each, the state
-handed on as the engine does. What is printed is the median of `--seeds` runs.
+handed on as the engine does. What is printed is the median of `--seeds` runs. A greedy trace of a draft model knows for each token whether the draft
+would have proposed it, and how sure it was: then the texts are real, in another order for each seed, and only the prices are a table's.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from draftwise.bench import trace as traces
+from draftwise.bench.recorded import Path as Recording
+from draftwise.bench.recorded import Recorded, Spot
 from draftwise.methods.breakeven import Breakeven
 from draftwise.methods.breakeven_fit import seconds
 from draftwise.methods.fixed import Fixed
@@ -30,6 +35,8 @@ FLAT = ((1, 170.0), (2, 170.0), (4, 171.0), (8, 172.0), (16, 175.0), (32, 210.0)
 GGUF = ((1, 58.0), (2, 92.0), (4, 103.0), (6, 153.0), (8, 185.0), (16, 215.0), (32, 400.0))
 INT8 = ((1, 69.0), (2, 75.0), (4, 81.0), (6, 86.0), (8, 96.0), (12, 126.0), (16, 155.0), (32, 300.0))
 INT4 = ((1, 39.0), (2, 43.0), (4, 47.0), (5, 49.0), (6, 56.0), (8, 65.0), (12, 92.0), (16, 118.0), (32, 230.0))
+_BEYOND = 64  # tokens that may be drafted beyond the end of a text
+_LIMIT = 128  # tokens that an answer may have
 FIXED = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20)
 
 
@@ -75,53 +82,87 @@ WORLDS = {
 }
 
 
-class Text:
-    """What draft and target make of one answer: token i of it is accepted where ``accepted[i]``, and the draft's probability of it is ``prob[i]``."""
-
-    def __init__(self, world: World, tokens: int, draw: random.Random) -> None:
-        z, self.prob, self.accepted = draw.gauss(0, 1), [], []
-        for _ in range(tokens):
-            z = world.sticky * z + math.sqrt(1 - world.sticky**2) * draw.gauss(0, 1)
-            logit = world.logit + world.spread * z
-            self.prob.append(_sigmoid(logit))
-            self.accepted.append(draw.random() < (1 - world.slip) * _sigmoid(world.bend * logit + world.shift))
+RECORDED = {
+    "bf16": World(0, 56, FLAT, reads=0.05),
+    "int8": World(0, 25, INT8, reads=0.1),
+    "int4": World(0, 13, INT4, reads=0.15),
+    "int4, busy machine": World(0, 13, INT4, reads=0.15, bursts=0.1),
+    "gguf": World(0, 26, GGUF, reads=0.2),
+    "a draft as dear as the target": World(0, 39, INT4, reads=0.15),
+}
 
 
-def run(world: World, policy: Length, requests: int, tokens: int, prompt: int, seed: int) -> list[float]:
+class Text(NamedTuple):
+    """What draft and target make of one answer of `tokens` tokens to a `prompt` of so many: token i of it is accepted where ``accepted[i]``, and the
+    draft's probability of it is ``prob[i]`` and the entropy of its row ``entropy[i]``, some beyond the end included."""
+
+    tokens: int
+    prompt: int
+    prob: list[float]
+    entropy: list[float]
+    accepted: list[bool]
+
+
+def drawn(world: World, tokens: int, prompt: int, draw: random.Random) -> Text:
+    """A text of a world."""
+    z, prob, accepted = draw.gauss(0, 1), [], []
+    for _ in range(tokens + _BEYOND):
+        z = world.sticky * z + math.sqrt(1 - world.sticky**2) * draw.gauss(0, 1)
+        logit = world.logit + world.spread * z
+        prob.append(_sigmoid(logit))
+        accepted.append(draw.random() < (1 - world.slip) * _sigmoid(world.bend * logit + world.shift))
+    return Text(tokens, prompt, prob, [2.5 * (1 - p) for p in prob], accepted)
+
+
+def recorded(path: Path) -> Text | None:
+    """The text of a trace, if a draft model drafted it; a token that the trace does not know counts as refused."""
+    trace = traces.load(path)
+    if not trace.greedy or trace.header["origin"] != "draft-model":
+        return None
+    known = Recording(trace)
+    places = range(trace.prompt, known.end)
+    rows = [known.at.get(place) for place in places]
+    steps = [None if row is None else Recorded(known, [Spot(row)], True, False).step(0) for row in rows]
+    accepted = [step is not None and known.is_text(place, step.token) for place, step in zip(places, steps, strict=True)]
+    prob, entropy = ([default if step is None else getattr(step, name) for step in steps] for name, default in (("prob", 0.5), ("entropy", 2.0)))
+    beyond = [0.5] * _BEYOND, [2.0] * _BEYOND, [False] * _BEYOND
+    return Text(len(places), trace.prompt, prob + beyond[0], entropy + beyond[1], accepted + beyond[2])
+
+
+def run(world: World, policy: Length, texts: Sequence[Text], seed: int) -> list[float]:
     """Seconds after each token of a run."""
-    texts, noise = random.Random(seed), random.Random(seed + 1)
+    noise = random.Random(seed + 1)
     costs, last, clock, marks = Costs(), None, 0.0, []
-    for _ in range(requests):
-        text, state, at, unread = Text(world, tokens + 64, texts), policy.init(last), 0, prompt
-        first = True
-        while at < tokens:
-            now = Now(1, prompt + at, tokens - at - 1, unread, costs.draft_s, costs.verify_s)
-            budget = max(0, min(policy.budget(state, now), now.room))
+    for text in texts:
+        state, at, unread, first = policy.init(last), 0, text.prompt, True
+        while at < text.tokens:
+            now = Now(1, text.prompt + at, max(0, _LIMIT - at - 1), unread, costs.draft_s, costs.verify_s)
+            budget = max(0, min(policy.budget(state, now), now.room, _BEYOND))
             steps: list[DraftStep] = []
             while len(steps) < budget:
-                p = text.prob[at + len(steps)]
-                steps.append(DraftStep(len(steps), 0, p, p, 0.0, 2.5 * (1 - p)))
+                p, entropy = text.prob[at + len(steps)], text.entropy[at + len(steps)]
+                steps.append(DraftStep(len(steps), 0, p, p, 0.0, entropy))
                 if world.rows and policy.per_token and not policy.more(state, now, steps):
                     break
             n = len(steps)
             accepted = next((i for i in range(n) if not text.accepted[at + i]), n)
             reading = world.draft * world.reads * max(0, unread - 1) / 1e3 if n and world.rows else 0.0
             draft_s = (world.draft * n / 1e3 + reading) * _wobble(world, noise)
-            whole = world.passes[0][1] * world.reads * prompt if first else 0.0
+            whole = world.passes[0][1] * world.reads * text.prompt if first else 0.0
             verify_s = (seconds(world.passes, n + 1) + whole) / 1e3 * _wobble(world, noise)
             clock += draft_s + verify_s
-            rows = n + 1 + (prompt if first else 0)
+            rows = n + 1 + (text.prompt if first else 0)
             costs.verified(rows, verify_s)
             if n and unread <= 8:
                 costs.drafted(n, draft_s)
-            emitted = min(accepted + 1, tokens - at)
+            emitted = min(accepted + 1, text.tokens - at)
             marks += [clock] * emitted
             at += emitted
             lag, unread = unread, (1 if n else unread + emitted)
             told = tuple(steps) if world.rows else ()
-            round = Round(n, n, min(accepted, emitted), 0, emitted, 1, rows, draft_s, verify_s, at >= tokens, told, "draft", lag)
+            round = Round(n, n, min(accepted, emitted), 0, emitted, 1, rows, draft_s, verify_s, at >= text.tokens, told, "draft", lag)
             first = False
-            if at < tokens and (n or getattr(policy, "rests", False)):
+            if at < text.tokens and (n or getattr(policy, "rests", False)):
                 state = policy.update(state, round)
         last = state
     return marks
@@ -135,13 +176,22 @@ def _sigmoid(z: float) -> float:
     return 1 / (1 + math.exp(-max(-30.0, min(30.0, z))))
 
 
+def texts_of(world: World, args: argparse.Namespace, seed: int) -> list[Text]:
+    """The answers of a run: recorded ones in an order of their own, or drawn ones."""
+    draw = random.Random(seed)
+    if args.recorded:
+        return draw.sample(args.recorded, len(args.recorded))
+    return [drawn(world, args.tokens, args.prompt, draw) for _ in range(args.requests)]
+
+
 def measure(world: World, args: argparse.Namespace) -> dict[str, object]:
     """Rates of all policies over the same texts, medians over the seeds."""
     policies: dict[str, Length] = {"plain": Fixed(0), "breakeven": Breakeven()} | {f"fixed {n}": Fixed(n) for n in FIXED}
     ends: dict[str, list[float]] = {name: [] for name in policies}
-    for seed in range(args.seeds):
+    for seed in range(0, 1000 * args.seeds, 1000):
+        texts = texts_of(world, args, seed)
         for name, policy in policies.items():
-            ends[name].append(run(world, policy, args.requests, args.tokens, args.prompt, 1000 * seed)[-1])
+            ends[name].append(run(world, policy, texts, seed)[-1])
     found = {name: median(values) for name, values in ends.items()}
     best = min((name for name in found if name != "breakeven"), key=lambda name: found[name])
     floor = [plain / own for plain, own in zip(ends["plain"], ends["breakeven"], strict=True)]
@@ -156,12 +206,13 @@ def plot(path: Path, args: argparse.Namespace) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.5))
-    for name, world in WORLDS.items():
+    for name, world in worlds(args).items():
         best = str(measure(world, args)["best"])
         other = Fixed(0) if best == "plain" else Fixed(int(best.split()[1]))
         curves = []
-        for seed in range(args.seeds):
-            own, ideal = (run(world, policy, args.requests, args.tokens, args.prompt, 1000 * seed) for policy in (Breakeven(), other))
+        for seed in range(0, 1000 * args.seeds, 1000):
+            texts = texts_of(world, args, seed)
+            own, ideal = (run(world, policy, texts, seed) for policy in (Breakeven(), other))
             curves.append([a - b for a, b in zip(own, ideal, strict=True)])
         middle = [median(points) for points in zip(*curves, strict=True)][::8]
         style = {"bf16": "-", "gguf": "--", "int8": ":", "int4": "-."}[name.split(",")[0]]
@@ -174,6 +225,11 @@ def plot(path: Path, args: argparse.Namespace) -> None:
     figure.savefig(path)
 
 
+def worlds(args: argparse.Namespace) -> dict[str, World]:
+    """Those that are played: recorded texts have their own chances, and need prices only."""
+    return RECORDED if args.recorded else WORLDS
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=8)
@@ -182,8 +238,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=15)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--traces", type=Path, help="a folder of traces of greedy answers")
     args = parser.parse_args(argv)
-    rows = {name: measure(world, args) for name, world in WORLDS.items()}
+    args.recorded = [text for path in sorted(args.traces.glob("*.npz")) if (text := recorded(path))] if args.traces else []
+    rows = {name: measure(world, args) for name, world in worlds(args).items()}
     for name, row in rows.items():
         print(f"{name:36} best {row['best']:9} of it {row['of_best']:.3f}  over plain {row['over_plain']:.3f}  worst {row['worst_over_plain']:.3f}")
     if args.json:

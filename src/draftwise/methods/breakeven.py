@@ -22,9 +22,9 @@ one step ahead is enough.) A drafter without rows, such as prompt lookup, gives 
 the stake once, over all requests, and from then on half a percent. Where nothing is expected to pay, single tokens are still drafted as long as half
 of the stake would be left.
 
-*Reading.* A draft that has not read the prompt, or rested, must read first, which is taken to cost what the target takes for as many tokens, less by the
-ratio of their steps. It may, if the tokens still to come would earn that back at the saving known so far (0.3 of a draft nobody has tried). How many
-will come nobody knows: as many as past answers had, or again as many as there are, if that is more, and no more than may be.
+*Reading.* A draft that has not read the prompt, or rested, must read first, which is taken to cost what the target takes for as many tokens, less by
+the ratio of their steps. It may, if the tokens still to come would earn that back at the saving known so far (0.3 of a draft nobody has tried). How
+many will come nobody knows: as many as past answers had, or again as many as there are, if that is more, and no more than may be.
 
 Lossless: `more` is asked after a token is kept, and what a length depends on (times, and verdicts of the past) says nothing of the token to come.
 Under `speculative` the text's law is that of plain decoding, at temperature 0 and under `coupled` its tokens are. Simulated against every fixed
