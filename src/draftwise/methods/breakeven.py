@@ -24,7 +24,8 @@ of the stake would be left.
 
 *Reading.* A draft that has not read the prompt, or rested, must read first, which is taken to cost what the target takes for as many tokens, less by
 the ratio of their steps. It may, if the tokens still to come would earn that back at the saving known so far (0.3 of a draft nobody has tried). How
-many will come nobody knows: as many as past answers had, or again as many as there are, if that is more, and no more than may be.
+many will come nobody knows: as many as past answers had, or again as many as there are, if that is more, and no more than may be. What reading took
+is a debt that gains pay back first; what is left of it at the end of the text is taken from the account.
 
 Lossless: `more` is asked after a token is kept, and what a length depends on (times, and verdicts of the past) says nothing of the token to come.
 Under `speculative` the text's law is that of plain decoding, at temperature 0 and under `coupled` its tokens are. Simulated against every fixed
@@ -48,16 +49,19 @@ _DRAFTED = Fit((0.0, 1.0, 0.0, 0.0, 0.0), (2.0, 8.0, 2.0, 2.0, 2.0))
 _NEXT = Fit((0.8, 0.2, 0.0, 0.5), (1.0, 8.0, 2.0, 2.0))
 _MEMORY = 0.95  # of the rate of past rounds, from one to the next
 _PROBING = 0.005  # of the time of plain passes
+_PLAINS = 3  # plain passes before anything else: the first ones of a process take longer
 _LITTLE = 8  # tokens that a draft reads along with its first step
 _STEP = 0.25  # of a plain pass: what a draft step is taken to cost before one was measured
 _GAIN = 0.3  # of plain time, expected of a draft that nothing is known of
+_TRUST = 16  # tokens by which that is believed
 
 
 class Account(NamedTuple):
     """`drafted` and `ahead`: the two regressions. `emitted`, `depth`, `rounds`, `spent`: fading sums of tokens, levels, rounds and seconds over the
-    rounds that drafted. `plain_s`: seconds of a plain pass (0: none was seen). `balance`: seconds that may be lost. `recent`: how the
-    last round went, from -1 (nothing accepted) to 1 (all). `told`: whether the drafter has
-    rows, as far as the last round says. `started`: the round that read the prompt is over. `tokens`: of this text; `usual`: of past ones."""
+    rounds that drafted. `debt`: seconds of reading that no gain has paid back yet. `plain_s`: seconds of a plain pass; `plains`: how many were seen,
+    up to three. `balance`: seconds that may be lost. `recent`: how the last round went, from -1 (nothing accepted) to 1 (all). `told`: whether the
+    drafter has rows, as far as the last round says. `started`: the round that read the prompt is over. `tokens`: of this text; `usual`: of past
+    ones."""
 
     drafted: Fit = _DRAFTED
     ahead: Fit = _NEXT
@@ -65,7 +69,9 @@ class Account(NamedTuple):
     depth: float = 0.0
     rounds: float = 0.0
     spent: float = 0.0
+    debt: float = 0.0
     plain_s: float = 0.0
+    plains: int = 0
     balance: float = 0.0
     recent: float = 0.0
     told: bool = False
@@ -94,14 +100,15 @@ class Breakeven:
     def init(self, last: Account | None) -> Account:
         if last is None:
             return Account()
-        usual = 0.7 * last.usual + 0.3 * last.tokens
-        fits = {"drafted": faded(last.drafted, _DRAFTED, 0.5), "ahead": faded(last.ahead, _NEXT, 0.5)}
-        return last._replace(**fits, started=False, tokens=0, usual=usual)
+        drafted, ahead = faded(last.drafted, _DRAFTED, 0.5), faded(last.ahead, _NEXT, 0.5)
+        emitted, depth, rounds, spent = (total / 2 for total in last[2:6])
+        last = last._replace(drafted=drafted, ahead=ahead, emitted=emitted, depth=depth, rounds=rounds, spent=spent, started=False)
+        return last._replace(debt=0.0, balance=last.balance - last.debt, tokens=0, usual=0.7 * last.usual + 0.3 * last.tokens)
 
     def budget(self, state: Account, now: Now) -> int:
         plain = next((s for rows, s in now.verify_s if rows == now.batch), math.nan)
-        if math.isnan(plain) or not state.plain_s:
-            return 0  # a plain pass is needed to measure by
+        if math.isnan(plain) or state.plains < _PLAINS:
+            return 0  # plain passes are needed to measure by
         passes, step = Passes(now.verify_s), _STEP * plain if math.isnan(now.draft_s) else now.draft_s
         reading = step / plain * (passes(now.batch + now.lag) - plain) if now.lag > _LITTLE else 0.0
         left = state.balance - (step + passes(now.batch + 1) - plain + reading)
@@ -132,21 +139,25 @@ class Breakeven:
 
     def _rested(self, state: Account, round: Round) -> Account:
         """The account after a round without a draft."""
-        if not state.plain_s and round.rows == round.batch:
-            return state._replace(plain_s=round.verify_s, balance=self.stake * round.verify_s)
-        plain = 0.8 * state.plain_s + 0.2 * round.verify_s if round.rows == round.batch else state.plain_s
+        alone = round.rows == round.batch
+        if alone and state.plains < _PLAINS:
+            plain = min(state.plain_s, round.verify_s) if state.plains else round.verify_s
+            return state._replace(plain_s=plain, balance=self.stake * plain, plains=state.plains + 1)
+        plain = 0.8 * state.plain_s + 0.2 * round.verify_s if alone else state.plain_s
         balance = min(state.balance + _PROBING * plain, 2 * self.stake * plain)
         return state._replace(plain_s=plain, balance=balance, recent=_MEMORY * state.recent)
 
     def _speculated(self, state: Account, round: Round) -> Account:
-        """The account after a round with one. One that had to read a text was allowed for what it earns later, or has to be paid."""
+        """The account after a round with one. One that had to read a text is a debt, which gains pay back first."""
+        state = state._replace(plain_s=min(state.plain_s, round.verify_s))  # a plain pass takes no longer than a wider one
         gain = round.emitted * state.plain_s - round.draft_s - round.verify_s
         if round.lag > _LITTLE:
-            return state if _gain(state) > 0 else state._replace(balance=state.balance + gain)
+            return state._replace(debt=state.debt + max(0.0, -gain))
         sums = (round.emitted, round.depth, 1, round.draft_s + round.verify_s)
         emitted, depth, rounds, spent = (_MEMORY * old + new for old, new in zip(state[2:6], sums, strict=True))
-        balance = min(state.balance + gain, 2 * self.stake * state.plain_s)
-        return state._replace(emitted=emitted, depth=depth, rounds=rounds, spent=spent, balance=balance)
+        paid = min(max(gain, 0.0), state.debt)
+        balance = min(state.balance + gain - paid, 2 * self.stake * state.plain_s)
+        return state._replace(emitted=emitted, depth=depth, rounds=rounds, spent=spent, balance=balance, debt=state.debt - paid)
 
     @staticmethod
     def _judged(state: Account, round: Round) -> Account:
@@ -171,8 +182,9 @@ class Breakeven:
 
 
 def _gain(state: Account) -> float:
-    """The share of plain time that drafting is expected to save, by the rounds so far; below 0 where it costs."""
-    return 1 - state.spent / (state.emitted * state.plain_s) if state.rounds >= 1 else _GAIN
+    """The share of plain time that drafting is expected to save, by the rounds so far and `_TRUST` tokens at `_GAIN`; below 0 where it costs."""
+    plain = state.plain_s * (state.emitted + _TRUST)
+    return 1 - (state.spent + (1 - _GAIN) * state.plain_s * _TRUST) / plain if plain else _GAIN
 
 
 def _rate(state: Account, now: Now, passes: Passes) -> float:
