@@ -288,9 +288,9 @@ def test_the_encoders_time_is_no_measure_of_a_verification():
     engine = Engine(wrap(model("t5")))
     engine.add([0], Sampling(max_tokens=3), PLAIN, tiny.source("t5"))
     engine.step()
-    assert not engine._costs(engine.target).verify
+    assert not engine._costs(engine.target).verify_s
     engine.step()
-    assert list(engine._costs(engine.target).verify) == [1]
+    assert [rows for rows, _ in engine._costs(engine.target).verify_s] == [1]
     text = Text(0, 0, [0], Sampling(), Noise(0), tiny.source("t5"))
     drafter = DraftModel(wrap(model("t5", 1)), _V)
     assert drafter.lag(text) == 10

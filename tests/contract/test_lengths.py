@@ -114,6 +114,8 @@ def test_a_new_request_takes_the_last_state(policy: Length) -> None:
     last = history(policy, 30, 5)[-1]
     state = policy.init(last)
     assert policy.budget(state, NOW) >= 0
+    if getattr(policy, "rests", False):
+        return  # breakeven takes a part of what was learnt: tests/methods/test_breakeven.py
     assert state in (last, policy.init(None))
     assert (state == last) is (getattr(policy, "persist", False) or last == policy.init(None))
 

@@ -139,6 +139,23 @@ def test_a_long_text_is_read_where_the_answer_is_long_enough() -> None:
     assert policy.budget(bad, reading) == 0
 
 
+def test_the_next_text_begins_with_half_of_what_was_learnt() -> None:
+    """Half as sure, with half of the sums; what reading cost and no gain paid back is paid now."""
+    policy, state = Breakeven(), begun(Breakeven())
+    read = policy.update(state, drafted(2, 2, 0.5, 0.12, lag=300))
+    assert read.debt == pytest.approx(0.32) and read.balance == state.balance  # three tokens in 0.62 s
+    for _ in range(3):
+        read = policy.update(read, drafted(2, 2, 0.04, 0.12))  # gains 0.14 s each, the first two and a part of the third for the debt
+    assert read.debt == 0 and read.balance == pytest.approx(state.balance + 0.1)
+    owing = policy.update(state, drafted(2, 0, 0.5, 0.12, lag=300))
+    after = policy.init(owing)
+    assert after.balance == pytest.approx(state.balance - 0.52) and after.debt == 0
+    assert policy.budget(after, now(lag=60)) == 0
+    again = policy.init(read)
+    assert (again.tokens, again.emitted, again.usual) == (0, read.emitted / 2, pytest.approx(0.7 * 64 + 0.3 * read.tokens))
+    assert again.drafted.weights == read.drafted.weights and again.drafted.precision < read.drafted.precision
+
+
 def test_a_bad_draft_costs_no_more_than_the_stake_and_its_share() -> None:
     """Every round accepts nothing; whatever the policy does, it stays within its account."""
     policy, lost, clock = Breakeven(), 0.0, 0.0
