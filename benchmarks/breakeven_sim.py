@@ -2,7 +2,8 @@
 
     python benchmarks/breakeven_sim.py                      # a table: share of the best fixed length's speed, and of plain decoding's
     python benchmarks/breakeven_sim.py --plot regret.svg    # seconds behind the best fixed length, over the tokens of a run
-    python benchmarks/breakeven_sim.py --traces FOLDER      # the texts and drafts that `draftwise bench --trace` recorded, at the same prices
+    python benchmarks/breakeven_sim.py --texts benchmarks/breakeven/texts.json    # recorded texts and drafts instead of drawn ones
+    python benchmarks/breakeven_sim.py --texts FOLDER --keep texts.json           # those of the traces of `draftwise bench --trace`
 
 A world draws for each token the draft's confidence (a logit that wanders from token to token), accepts it with that probability bent by the
 draft's miscalibration, and charges each round what the table says, with noise. A run is `--requests` answers of `--tokens` tokens each, the state
@@ -125,9 +126,17 @@ def recorded(path: Path) -> Text | None:
     rows = [known.at.get(place) for place in places]
     steps = [None if row is None else Recorded(known, [Spot(row)], True, False).step(0) for row in rows]
     accepted = [step is not None and known.is_text(place, step.token) for place, step in zip(places, steps, strict=True)]
-    prob, entropy = ([default if step is None else getattr(step, name) for step in steps] for name, default in (("prob", 0.5), ("entropy", 2.0)))
+    prob = [0.5 if step is None else round(step.prob, 4) for step in steps]
+    entropy = [2.0 if step is None else round(step.entropy, 4) for step in steps]
     beyond = [0.5] * _BEYOND, [2.0] * _BEYOND, [False] * _BEYOND
     return Text(len(places), trace.prompt, prob + beyond[0], entropy + beyond[1], accepted + beyond[2])
+
+
+def read(path: Path) -> list[Text]:
+    """The recorded texts of a folder of traces, or of a file with one text a line."""
+    if path.is_file():
+        return [Text(*json.loads(line)) for line in path.read_text().splitlines()]
+    return [text for trace in sorted(path.glob("*.npz")) if (text := recorded(trace))]
 
 
 def run(world: World, policy: Length, texts: Sequence[Text], seed: int) -> list[float]:
@@ -240,9 +249,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=15)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--traces", type=Path, help="a folder of traces of greedy answers")
+    parser.add_argument("--texts", type=Path, help="a folder of traces of greedy answers, or a file that --keep has written")
+    parser.add_argument("--keep", type=Path, help="write the recorded texts there")
     args = parser.parse_args(argv)
-    args.recorded = [text for path in sorted(args.traces.glob("*.npz")) if (text := recorded(path))] if args.traces else []
+    args.recorded = read(args.texts) if args.texts else []
+    if args.keep:
+        args.keep.write_text("".join(json.dumps(text) + "\n" for text in args.recorded))
     rows = {name: measure(world, args) for name, world in worlds(args).items()}
     for name, row in rows.items():
         print(f"{name:36} best {row['best']:9} of it {row['of_best']:.3f}  over plain {row['over_plain']:.3f}  worst {row['worst_over_plain']:.3f}")
