@@ -216,7 +216,7 @@ def plot(path: Path, args: argparse.Namespace) -> None:
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 4.5))
+    figure, axes = plt.subplots(figsize=(10, 5))
     for name, world in worlds(args).items():
         best = str(measure(world, args)["best"])
         other = Fixed(0) if best == "plain" else Fixed(int(best.split()[1]))
@@ -231,7 +231,7 @@ def plot(path: Path, args: argparse.Namespace) -> None:
     axes.set_xlabel("tokens")
     axes.set_ylabel("seconds behind the best fixed length")
     axes.axhline(0, color="black", linewidth=0.5)
-    axes.legend(fontsize=6, ncol=2)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.tight_layout()
     figure.savefig(path)
 
