@@ -49,9 +49,9 @@ def test_any_times(times: list[tuple[int, float]]) -> None:
 
 def test_steps() -> None:
     steps = Steps()
-    assert math.isnan(steps.mean)
+    assert math.isnan(steps.usual)
     steps.add(0, 5.0)
-    assert math.isnan(steps.mean)
+    assert math.isnan(steps.usual)
     for seconds in (2.0, 2.2, 40.0):
         steps.add(4, seconds)
-    assert steps.mean == pytest.approx(0.55)
+    assert steps.usual == pytest.approx(0.55)

@@ -81,10 +81,9 @@ def load_model(
             tokenizer = gguf_tokenizer(file, keeping)
             return Loaded(catalog.create("backend", Spec("llamacpp", {"path": str(file), **own.options})), tokenizer, shown)
         if quantize and lean and (files := _files(shown)):
-            rounded.precision(quantize, where)
             stem = Path(shown).stem if _gguf(shown) else Path(shown).name
             entry = rounded.Entry(files, stem, what, quantize, "" if vocabulary is None else named(vocabulary))
-            return Loaded(*rounded.load(entry, keeping, lambda: _cut(shown, what, keeping, vocabulary)), shown)
+            return Loaded(*rounded.load(entry, where, keeping, lambda: _cut(shown, what, keeping, vocabulary)), shown)
         model, tokenizer = _cut(shown, what, keeping, vocabulary)
         return Loaded(_hastened(model.to(where).eval(), quantize, packed, lean), tokenizer, shown)
 

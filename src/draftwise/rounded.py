@@ -8,7 +8,6 @@ a vocabulary that was cut.
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,9 +19,9 @@ from torch import Tensor
 from draftwise.backends import hf_grouped, hf_int8
 from draftwise.backends.hf_decoder import Decoder
 from draftwise.backends.hf_lean import Lean, unfit
-from draftwise.backends.hf_product import Before, Make, Product, put
+from draftwise.backends.hf_product import Before, InPlace, Make, Product, put
 from draftwise.narrowing import narrow
-from draftwise.unpacking import Keeping, first_line, key, store
+from draftwise.unpacking import Keeping, key
 
 _FILE = "rounded.safetensors"
 _CUT = "narrow.ids"
@@ -78,7 +77,7 @@ def in_place(model: Any, quantize: str, lean: bool = True) -> Any:
     way = precision(quantize, model.device)
     model.precision = quantize
     if not lean or unfit(model):
-        put(model, way.make, _SMALL)
+        put(model, lambda weight: weight.numel() >= _SMALL, lambda linear: InPlace(linear, way.make))
     else:
         model.lean = way.lean(model, way.make)
     return model
@@ -94,36 +93,30 @@ class Entry(NamedTuple):
     vocabulary: str = ""
 
 
-def load(asked: Entry, keeping: Keeping, find: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+def load(asked: Entry, device: torch.device, keeping: Keeping, find: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
     """The model that was asked for, with its lean pass of few bits, and its tokenizer. `find` loads both in full. A model without a lean pass is
-    rounded layer by layer and not kept."""
+    rounded layer by layer and not kept. Raises ValueError for bits that there are not, or not on the device."""
     files, name, dtype, quantize, vocabulary = asked
-    way = precision(quantize, torch.device("cpu"))
-    entry = keeping.cache / key(files, name, "-".join(filter(None, (str(dtype).removeprefix("torch."), way.name, vocabulary))))
-    if entry.is_dir():
-        try:
-            return _read(entry, dtype, quantize, way)
-        except Exception:  # a disk that lied, or another version's files: the model is still there
-            shutil.rmtree(entry, ignore_errors=True)
+    way = precision(quantize, device)
+    entry = key(files, name, "-".join(filter(None, (str(dtype).removeprefix("torch."), way.name, vocabulary))))
+    if (kept := keeping.kept(entry, lambda folder: _read(folder, dtype, quantize, way))) is not None:
+        return kept
     model, tokenizer = find()
     model = model.eval()
     if unfit(model):
         return in_place(model, quantize), tokenizer
     keeping.tell(f"Rounding {name} to {quantize[3]} bits (once; it is then kept in {keeping.cache})")
-    kept: dict[str, Tensor] = {}
+    written: dict[str, Tensor] = {}
     numbers = itertools.count()
 
     def make(role: str, weight: Tensor, bias: Tensor | None, before: Before) -> Product:
         parts, number = way.rounded(weight, role), next(numbers)
-        kept.update({f"{number}.{part}": value for part, value in (parts | ({} if bias is None else {"bias": bias.detach()})).items()})
+        written.update({f"{number}.{part}": value for part, value in (parts | ({} if bias is None else {"bias": bias.detach()})).items()})
         return way.linear(parts, weight.shape, bias, before)
 
     model.precision = quantize
     model.lean = way.lean(model, make)
-    try:
-        store(entry, lambda folder: _write(model, tokenizer, kept, folder))
-    except Exception as error:  # a full disk, a read-only home: what is in memory is as good
-        keeping.tell(f"{name} could not be kept in {keeping.cache} and will be rounded again next time: {first_line(error)}")
+    keeping.keep(entry, name, "rounded", lambda folder: _write(model, tokenizer, written, folder))
     return model, tokenizer
 
 

@@ -107,7 +107,7 @@ class Costs:
     @property
     def draft_s(self) -> float:
         """Of one draft step; NaN where none was measured."""
-        return self.steps.mean
+        return self.steps.usual
 
     @property
     def verify_s(self) -> tuple[tuple[int, float], ...]:

@@ -62,7 +62,7 @@ class Steps:
             self.seen.append(seconds / steps)
 
     @property
-    def mean(self) -> float:
+    def usual(self) -> float:
         """Of a step; NaN before the first."""
         return median_low(self.seen) if self.seen else math.nan
 

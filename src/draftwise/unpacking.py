@@ -32,19 +32,29 @@ class Keeping(NamedTuple):
 
     def get(self, key: str, name: str, read: Callable[[Path], Made], make: Callable[[], Made], write: Callable[[Made, Path], None]) -> Made:
         """What the entry `key` holds as `read` gives it, or what `make` gives, which `write` puts into a folder first. `name`: of what is made."""
+        if (kept := self.kept(key, read)) is not None:
+            return kept
+        self.tell(f"Unpacking {name} (once; it is then kept in {self.cache})")
+        made = make()
+        self.keep(key, name, "unpacked", lambda folder: write(made, folder))
+        return made
+
+    def kept(self, key: str, read: Callable[[Path], Made]) -> Made | None:
+        """What the entry `key` holds as `read` gives it; None, and no entry, where it holds nothing that can be read."""
         entry = self.cache / key
         if entry.is_dir():
             try:
                 return read(entry)
             except Exception:  # a disk that lied, or another version's files: what it was made from is still there
                 shutil.rmtree(entry, ignore_errors=True)
-        self.tell(f"Unpacking {name} (once; it is then kept in {self.cache})")
-        made = make()
+        return None
+
+    def keep(self, key: str, name: str, done: str, write: Callable[[Path], None]) -> None:
+        """Makes the entry `key` of what `write` puts into a folder. `name`: of what was made; `done`: what was done to it."""
         try:
-            store(entry, lambda folder: write(made, folder))
+            store(self.cache / key, write)
         except Exception as error:  # a full disk, a read-only home: what is in memory is as good
-            self.tell(f"{name} could not be kept in {self.cache} and will be unpacked again next time: {first_line(error)}")
-        return made
+            self.tell(f"{name} could not be kept in {self.cache} and will be {done} again next time: {first_line(error)}")
 
 
 def dequantised(path: Path, dtype: torch.dtype, keeping: Keeping) -> tuple[Any, Any]:

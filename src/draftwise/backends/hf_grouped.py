@@ -49,7 +49,6 @@ class GroupedLinear:
         ]
         bits = (records.shape[-1] - 4 * LANES) // 64
         self._wide = inputs(before, self.in_features)
-        self._groups = -(-self.in_features // GROUP)
         self.own = Weights(
             *(None if part is None else part.data_ptr() for part in self._kept),
             self.in_features,
@@ -59,7 +58,7 @@ class GroupedLinear:
             before.eps if isinstance(before, Norm) else 0.0,
         )
         self._at = ctypes.addressof(self.own)
-        self._multiply = native().multiply
+        self._native = native()
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """Plus `add` float32 [T, out]."""
@@ -68,9 +67,9 @@ class GroupedLinear:
             raise ValueError(f"rows are {self._wide} wide here, got {x.shape[-1]}")
         n = len(x)
         out = torch.empty(n, self.out_features)
-        scratch = torch.empty(n + self._groups * n * (2 + GROUP // 4))
+        scratch = torch.empty(self._native.scratch_of(self._at, n))
         given = None if add is None else add.data_ptr()
-        self._multiply(self._at, n, torch.get_num_threads(), x.data_ptr(), given, out.data_ptr(), scratch.data_ptr())
+        self._native.multiply(self._at, n, torch.get_num_threads(), x.data_ptr(), given, out.data_ptr(), scratch.data_ptr())
         return out
 
 
@@ -99,7 +98,8 @@ def native() -> Any:
         found.multiply.argtypes = [pointer, number, number, pointer, pointer, pointer, pointer]
         found.decode.argtypes = found.room.argtypes = [pointer, pointer]
         found.multiply.restype = found.decode.restype = None
-        found.room.restype = number
+        found.scratch_of.argtypes = [pointer, number]
+        found.room.restype = found.scratch_of.restype = number
     return found
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from draftwise.backends.hf_product import Before, Product, prepared
+from draftwise.backends.hf_product import Before, Product, prepared, put
 
 _SMALL = 1 << 16  # weights with fewer entries stay in the caches anyway
 _DTYPES = (torch.bfloat16, torch.float32)
@@ -40,13 +40,7 @@ class PackedLinear(nn.Module):
 def pack(model: Any) -> int:
     """Replaces the large linear layers of a model that is ours to change; returns how many. Other devices, dtypes and processors (it was
     measured on x86 alone), and a torch without oneDNN, are left as they are. The model can then neither be trained nor saved."""
-    children = ((parent, name, child) for parent in model.modules() for name, child in parent.named_children())
-    found = [(parent, name) for parent, name, child in children if type(child) is nn.Linear and _fits(child.weight)]
-    with torch.no_grad():
-        for parent, name in found:  # one at a time, so that the memory of each is given back before the next
-            own = getattr(parent, name)
-            setattr(parent, name, PackedLinear(own.weight, own.bias))
-    return len(found)
+    return put(model, _fits, lambda own: PackedLinear(own.weight, own.bias))
 
 
 def product(role: str, weight: Tensor, bias: Tensor | None, before: Before) -> Product:

@@ -59,12 +59,11 @@ class InPlace(nn.Module):
         return out.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
 
-def put(model: Any, make: Make, least: int) -> int:
-    """Replaces the linear layers of at least so many weights, one at a time, in a model that is ours to change; returns how many."""
-    children = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
-    found = [(parent, name) for parent, name, child in children if type(child) is nn.Linear and child.weight.numel() >= least]
-    del children
+def put(model: Any, fits: Callable[[Tensor], bool], make: Callable[[nn.Linear], nn.Module]) -> int:
+    """Replaces the linear layers whose weight fits in a model that is ours to change; returns how many."""
+    children = ((parent, name, child) for parent in model.modules() for name, child in parent.named_children())
+    found = [(parent, name) for parent, name, child in children if type(child) is nn.Linear and fits(child.weight)]
     with torch.no_grad():
-        for parent, name in found:
-            setattr(parent, name, InPlace(getattr(parent, name), make))
+        for parent, name in found:  # one at a time, so that the memory of each is given back before the next
+            setattr(parent, name, make(getattr(parent, name)))
     return len(found)

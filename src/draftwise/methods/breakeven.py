@@ -117,7 +117,7 @@ class Breakeven:
             return 0
         if math.isnan(now.draft_s):
             return min(4, self.cap)  # what a draft costs is to be found out
-        n = self._before(state, now)
+        n = self._before(state, now, passes)
         if not n:
             return int(left >= self.stake * plain / 2)  # a probe: what is known may be wrong by now
         return self.cap if state.told else n
@@ -169,9 +169,8 @@ class Breakeven:
             drafted = seen(drafted, _of(round.steps[i], i, state.recent), yes) if told else drafted
         return state._replace(drafted=drafted, ahead=ahead, told=told, recent=2 * round.accepted / round.depth - 1)
 
-    def _before(self, state: Account, now: Now) -> int:
+    def _before(self, state: Account, now: Now, passes: Passes) -> int:
         """How many tokens are worth drafting by what is known before they are drafted: all that may be where `more` will be asked."""
-        passes = Passes(now.verify_s)
         survival, rate, n = 1.0, _rate(state, now, passes), 0
         while n < min(self.cap, now.room):
             survival *= chance(state.ahead, (1.0, 0.0, math.log1p(n), state.recent))

@@ -47,15 +47,15 @@ class Meter:
 
     def costs(self, i: int) -> tuple[float, tuple[tuple[int, float], ...]]:
         """What is known of part `i`, as `Now.draft_s` and `Now.verify_s` have it."""
-        return 0.0 if self.free[i] else self._mean(self.steps, i, math.nan), self.passes.curve
+        return 0.0 if self.free[i] else self._usual(self.steps, i, math.nan), self.passes.curve
 
     def step(self, i: int) -> float:
         """Seconds of a draft step of part `i`."""
-        return 0.0 if self.free[i] else self._mean(self.steps, i, self.guess * self.verify(1))
+        return 0.0 if self.free[i] else self._usual(self.steps, i, self.guess * self.verify(1))
 
     def read(self, i: int) -> float:
         """Seconds that part `i` takes for a token it missed."""
-        return 0.0 if self.free[i] else self._mean(self.reads, i, self.step(i) / 8)
+        return 0.0 if self.free[i] else self._usual(self.reads, i, self.step(i) / 8)
 
     def round(self, i: int, drafted: float) -> float:
         """Seconds of a round in which part `i` drafts so many tokens, without reading up."""
@@ -70,7 +70,7 @@ class Meter:
         if timed.steps and lag <= _CATCH_UP:
             self.steps.setdefault(i, Steps()).add(timed.steps, seconds)
         elif timed.steps:
-            rest = seconds - self._mean(self.steps, i, 0.0) * timed.steps
+            rest = seconds - self._usual(self.steps, i, 0.0) * timed.steps
             self.reads.setdefault(i, Steps()).add(lag, max(0.0, rest))
 
     def drafted(self) -> None:
@@ -86,8 +86,8 @@ class Meter:
         return self.verify(most) if rows > most + _CATCH_UP else seconds
 
     @staticmethod
-    def _mean(known: dict[int, Steps], i: int, unknown: float) -> float:
-        return known[i].mean if i in known else unknown
+    def _usual(known: dict[int, Steps], i: int, unknown: float) -> float:
+        return known[i].usual if i in known else unknown
 
 
 @dataclass

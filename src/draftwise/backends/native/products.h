@@ -11,7 +11,7 @@
 #pragma once
 #include "lanes.h"
 
-enum { GROUP = 32, TILE = 8, SOME = 64, HEADER = 64, AHEAD = 2048 }; /* SOME: rows whose levels stay in the caches while weights pass by */
+enum { GROUP = 32, TILE = 8, HEADER = 64, AHEAD = 2048 };
 
 struct weights {
     const uint8_t *records; /* [blocks][groups][HEADER + 64 * bits] */
@@ -135,7 +135,7 @@ static void rows_of_block(const struct weights *w, const struct rows *r, int64_t
 }
 
 /* Floats of scratch that a product of `count` rows needs. */
-static inline int64_t scratch_of(const struct weights *w, int64_t count) {
+int64_t scratch_of(const struct weights *w, int64_t count) {
     return count + (w->inputs + GROUP - 1) / GROUP * count * (2 + GROUP / 4);
 }
 
@@ -151,11 +151,7 @@ static void multiply_together(const struct weights *w, int64_t count, const floa
 #pragma omp for schedule(static)
     for (int64_t g = 0; g < groups; g++)
         for (int64_t t = 0; t < count; t++) round_group(w, r, g, t);
-    for (int64_t from = 0; from < count; from += SOME) {
-        const int64_t to = count - from < SOME ? count : from + SOME;
-#pragma omp for schedule(static) nowait
-        for (int64_t block = 0; block < blocks; block++)
-            for (int64_t t = from; t < to; t += TILE) rows_of_block(w, r, block, t, to - t < TILE ? to - t : TILE);
-    }
-#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t block = 0; block < blocks; block++)
+        for (int64_t t = 0; t < count; t += TILE) rows_of_block(w, r, block, t, count - t < TILE ? count - t : TILE);
 }
