@@ -169,9 +169,10 @@ def run(world: World, policy: Length, texts: Sequence[Text], seed: int) -> list[
             emitted = min(accepted + 1, text.tokens - at)
             marks += [clock] * emitted
             at += emitted
+            usual = costs.drafting(n) + costs.verifying(rows)
             lag, unread = unread, (1 if n else unread + emitted)
             told = tuple(steps) if world.rows else ()
-            round = Round(n, n, min(accepted, emitted), 0, emitted, 1, rows, draft_s, verify_s, at >= text.tokens, told, "draft", lag)
+            round = Round(n, n, min(accepted, emitted), 0, emitted, 1, rows, draft_s, verify_s, at >= text.tokens, told, "draft", lag, usual)
             first = False
             if at < text.tokens and (n or getattr(policy, "rests", False)):
                 state = policy.update(state, round)

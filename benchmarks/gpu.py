@@ -23,7 +23,7 @@ import transformers
 
 from draftwise import catalog
 from draftwise.backends.hf import HF
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.types import Feed, Sampling
 

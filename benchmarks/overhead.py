@@ -24,7 +24,7 @@ import transformers
 from draftwise import catalog, probs, wide
 from draftwise.backends.hf import HF
 from draftwise.backends.hf_packed import PackedLinear, pack
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.types import Feed, Rows, Sampling
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from draftwise import catalog
 from draftwise.backends.table import Table
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.types import Sampling
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from draftwise import catalog
 from draftwise.bibliography import PAPERS, bibtex
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.methods.adasd import AdaSDAccept, AdaSDStop
+from draftwise.methods.breakeven import Breakeven
 from draftwise.methods.draft_model import DraftModel
 from draftwise.methods.fixed import Fixed
 from draftwise.methods.prompt_lookup import PromptLookup
@@ -80,6 +81,16 @@ def test_the_default_gives_way_to_a_part_that_is_named() -> None:
     assert type(catalog.method(None, context, drafter="prompt-lookup").length).__name__ == "Breakeven"
 
 
+def test_a_part_in_brackets_takes_the_place_of_a_methods_own() -> None:
+    context = pair()
+    lossy = catalog.method("breakeven:accept=[adasd:base=ratio],cap=9", context)
+    assert lossy.accept == AdaSDAccept(base="ratio") and lossy.length == Breakeven(cap=9) and isinstance(lossy.drafter, DraftModel)
+    copies = catalog.method("fixed:n=2,drafter=[prompt-lookup],length=[svip]", context)
+    assert isinstance(copies.drafter, PromptLookup) and type(copies.length).__name__ == "SVIP"
+    assert catalog.method("breakeven:accept=[adasd]", context, accept="speculative").accept == Speculative()  # what is named beside it is nearer
+    assert catalog.method("cascade:length=[fixed:n=3]", context).drafter.length == Fixed(3)  # the drafter has such an option: it stays the drafter's
+
+
 @pytest.mark.parametrize(
     ("kind", "spec", "message"),
     [
@@ -90,6 +101,9 @@ def test_the_default_gives_way_to_a_part_that_is_named() -> None:
         ("length", "fixed:n=true", "takes int, got True"),
         ("length", "fixed:n=2.5", "takes int, got 2.5"),
         ("method", "adasd:bas=ratio", "did you mean 'base'"),
+        ("method", "breakeven:accept=adasd", r"takes a spec in brackets: accept=\[adasd\]"),
+        ("method", "breakeven:accept=[adasdd]", "did you mean 'adasd'"),
+        ("method", "breakeven:accep=[adasd]", "did you mean 'accept'"),
         ("accept", "adasd:base=coin", "coin"),
         ("tokenizer", "x", "no kind 'tokenizer'"),
         ("drafter", "draft-model", "needs a draft"),

@@ -10,7 +10,7 @@ import torch
 
 from draftwise import catalog
 from draftwise.backends.table import Table
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.methods.draft_model import DraftModel
 from draftwise.methods.fixed import Fixed
@@ -126,6 +126,17 @@ def test_the_target_as_its_own_drafter_is_fully_accepted() -> None:
             drafts = [r for r in sequence.rounds if r.drafted]
             assert drafts
             assert all(r.accepted == r.drafted for r in drafts), (spec, temperature)
+
+
+def test_a_round_knows_what_such_rounds_usually_take() -> None:
+    """By the engine's own table: of a single round that is what it took itself, of many less than the longest of them."""
+    context = pair()
+    engine = Engine(context.target)
+    sequence = engine.add(PROMPT, Sampling(max_tokens=60), catalog.method("fixed:n=4", context))
+    list(engine.stream())
+    alike = [r for r in sequence.rounds if (r.drafted, r.rows) == (4, 5)]
+    assert len(alike) > 4 and all(0 < r.usual_s for r in alike)
+    assert alike[-1].usual_s <= max(r.draft_s for r in sequence.rounds) + max(r.verify_s for r in sequence.rounds)
 
 
 def test_a_model_is_fed_every_token_once_when_all_is_accepted() -> None:

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import chi2
 
 from draftwise import catalog
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.sequence import Method
 from draftwise.types import Sampling

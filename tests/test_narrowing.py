@@ -13,7 +13,7 @@ from draftwise import catalog
 from draftwise.backends.hf_lean import Lean
 from draftwise.backends.hf_packed import product
 from draftwise.backends.hf_replay import wrap
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.narrowing import chosen, narrow
 from draftwise.types import Feed, Sampling

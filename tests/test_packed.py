@@ -10,7 +10,7 @@ from torch import nn
 from draftwise import catalog
 from draftwise.backends.hf import HF
 from draftwise.backends.hf_packed import PackedLinear, pack
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.types import Sampling
 

@@ -15,7 +15,7 @@ from draftwise.backends.table import Table
 from draftwise.bench import copying, hierarchy, planned
 from draftwise.bench.hierarchy import Measured, Text
 from draftwise.bench.profile import Job
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.cli import app
 from draftwise.methods.fixed import Fixed
 from draftwise.methods.hsd import Hierarchy, gain, shortlist

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from draftwise import catalog
 from draftwise.backends.table import Table
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.methods.draft_model import DraftModel
 from draftwise.methods.speculative import Speculative

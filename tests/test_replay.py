@@ -24,7 +24,7 @@ from draftwise.bench.replay_costs import Costs
 from draftwise.bench.replayed import Policy, policy, replay
 from draftwise.bench.tape import Tape, finish, record
 from draftwise.bench.trace import Trace, load, save
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.commands import replay as commands
 from draftwise.commands.errors import Guarded
 from draftwise.engine import Engine

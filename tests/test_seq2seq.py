@@ -16,6 +16,7 @@ from draftwise import Method, catalog
 from draftwise.backends.hf_replay import wrap
 from draftwise.backends.hf_seq2seq import HFSeq2Seq
 from draftwise.backends.table import Table
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.methods.cascade import Cascade
 from draftwise.methods.coupled import Coupled
@@ -345,6 +346,6 @@ def test_only_models_with_an_encoder_encode():
 
 
 def test_the_catalog_gives_a_drafter_its_source():
-    context = catalog.Context(wrap(model("t5")), wrap(model("llama")), _V)
+    context = Context(wrap(model("t5")), wrap(model("llama")), _V)
     assert catalog.create("drafter", "draft-model:source=true", context).source
     assert not catalog.create("drafter", "draft-model", context).source

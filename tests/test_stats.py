@@ -52,3 +52,5 @@ def test_costs_follow_what_is_measured() -> None:
     costs.verified(5, 1.0)
     costs.verified(5, 2.0)
     assert costs.verify_s == ((5, 1.0),)
+    assert (costs.drafting(3), costs.drafting(0), costs.verifying(5)) == (3.0, 0.0, 1.0)
+    assert math.isnan(Costs().drafting(1)) and math.isnan(costs.verifying(6))

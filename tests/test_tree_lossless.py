@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from draftwise.backends.table import Table
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.methods.budget import Budget
 from draftwise.methods.coupled import Coupled

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from draftwise import catalog, seq2seq, text
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.fitting import fit, notes, short
 from draftwise.loading import Loaded, load_model
@@ -88,7 +89,7 @@ class Speculator:
     """A target with its tokenizer, perhaps a draft, and a default `method`. Made by `load`. `note`: what was chosen for the user, who has to be
     told, as how a draft of another vocabulary drafts; '' if nothing was."""
 
-    def __init__(self, loaded: Loaded, context: catalog.Context, method: Method, note: str = "") -> None:
+    def __init__(self, loaded: Loaded, context: Context, method: Method, note: str = "") -> None:
         self.name, self.tokenizer, self.context, self.method = loaded.name, loaded.tokenizer, context, method
         self.note = note
         self.engine = Engine(context.target)
@@ -260,11 +261,11 @@ def _loaded(model: Model, options: dict[str, Any]) -> Loaded:
     return load_model(model, **options)
 
 
-def _context(main: Loaded, helpers: list[Loaded]) -> catalog.Context:
+def _context(main: Loaded, helpers: list[Loaded]) -> Context:
     """What the catalog builds from. Raises ValueError for a draft whose vocabulary has nothing of the target's."""
     backend, drafts = _backend(main), tuple(_backend(helper) for helper in helpers)
     names = tuple(map(short, helpers))
-    context = catalog.Context(backend, next(iter(drafts), None), backend.vocab_size, drafts, names)
+    context = Context(backend, next(iter(drafts), None), backend.vocab_size, drafts, names)
     for helper, own in zip(helpers, drafts, strict=True):
         if problem := seq2seq.difference(backend, own, (main.tokenizer, helper.tokenizer)):
             raise ValueError(f"{helper.name!r} cannot draft for {main.name!r}: {problem}")

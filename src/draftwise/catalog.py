@@ -15,33 +15,13 @@ from importlib.metadata import entry_points
 from typing import Any, NamedTuple, get_args
 
 from draftwise.bibliography import PAPERS
+from draftwise.context import Context
 from draftwise.protocols import Encodes
 from draftwise.sequence import Method
 from draftwise.spec import Spec, parse
 
 KINDS = ("length", "accept", "drafter", "backend", "method")
-
-
-class Context(NamedTuple):
-    """What a drafter may be built from. `target` and `draft` are backends; `vocab_size` is the width of the target's rows. Where there are several
-    drafts, `drafts` has all of them, largest first and `draft` at its head, and `names` what they were called."""
-
-    target: Any
-    draft: Any | None
-    vocab_size: int
-    drafts: tuple[Any, ...] = ()
-    names: tuple[str, ...] = ()
-
-    def helper(self, model: int | str = 1) -> Any | None:
-        """A draft by its place (1 is the first) or its name; None where there is none at all. Raises ValueError for one that is not there."""
-        every = (self.drafts or (self.draft,)) if self.draft is not None else ()
-        if not every:
-            return None
-        places = {str(i): draft for i, draft in enumerate(every, 1)} | dict(zip(self.names, every, strict=False))
-        if str(model) not in places:
-            there = ", ".join(f"{i} ({name})" for i, name in enumerate(self.names, 1)) or f"1 to {len(every)}"
-            raise ValueError(f"there is no draft {model!r}: the drafts are {there}, in the order they were named")
-        return places[str(model)]
+_PLACES = KINDS[:3]  # the parts of a method
 
 
 class Entry(NamedTuple):
@@ -198,14 +178,16 @@ def create(kind: str, spec: str | Spec, context: Context | None = None) -> Any:
 
 def method(spec: str | None, context: Context | None, length: Any = None, accept: Any = None, drafter: Any = None) -> Method:
     """A preset with parts put in its place. `length`, `accept` and `drafter` are specs or objects; None keeps the preset's. Without a
-    `spec` it is the one that `default` names. Options of the spec go to every part that has them."""
+    `spec` it is the one that `default` names. Options of the spec go to every part that has them; a ``length``, ``accept`` or ``drafter`` in
+    brackets that is an option of no part takes the part's place: ``breakeven:accept=[adasd]``."""
     chosen = parse(spec or default(length, accept, drafter))
     preset = entry("method", chosen.name)
     if preset.parts is None:
         raise ValueError(f"the method {chosen.name!r} names no parts")
-    given = _with_options(preset.parts[: 2 if preset.parts[2] in _CHOSEN else 3], chosen)
+    given, placed = _with_options(preset.parts[: 2 if preset.parts[2] in _CHOSEN else 3], chosen)
     given += preset.parts[len(given) :]
-    parts = [own if own is not None else part for own, part in zip((length, accept, drafter), given, strict=True)]
+    asked = [placed.get(kind) if own is None else own for kind, own in zip(_PLACES, (length, accept, drafter), strict=True)]
+    parts = [part if own is None else own for own, part in zip(asked, given, strict=True)]
     if isinstance(parts[2], str) and parts[2] in _CHOSEN:
         parts[2] = _drafter(parts[2], context)
     parts = [parse(part) if isinstance(part, str) else part for part in parts]
@@ -263,16 +245,18 @@ def _build(kind: str, spec: Any, context: Context | None) -> Any:
         raise ValueError(f"the {kind} {spec.name!r} cannot be built from {str(spec)!r}: {error}") from None
 
 
-def _with_options(parts: Sequence[str], spec: Spec) -> list[Any]:
-    """The preset's specs, each with those of the method's options that it has."""
+def _with_options(parts: Sequence[str], spec: Spec) -> tuple[list[Any], dict[str, Spec]]:
+    """The preset's specs, each with those of the method's options that it has, and the parts that are to stand in their place, by kind."""
     known = [_parameters(load(entry(kind, parse(part).name))) for kind, part in zip(KINDS, parts, strict=False)]
-    for key in spec.options:
-        if not any(key in some for some in known):
-            raise ValueError(f"the method {spec.name!r} has no option {key!r}: {suggest(key, sorted({k for some in known for k in some}))}")
+    strange = {key: value for key, value in spec.options.items() if not any(key in some for some in known)}
+    for key, value in strange.items():
+        if key in _PLACES and not isinstance(value, Spec):
+            raise ValueError(f"{key!r} of the method {spec.name!r} takes a spec in brackets: {key}=[{value}]")
+        if key not in _PLACES:
+            raise ValueError(f"the method {spec.name!r} has no option {key!r}: {suggest(key, sorted({*_PLACES}.union(*known)))}")
     bases = [parse(part) for part in parts]
-    return [
-        base._replace(options=base.options | {k: v for k, v in spec.options.items() if k in some}) for base, some in zip(bases, known, strict=True)
-    ]
+    given = [base._replace(options=base.options | {k: v for k, v in spec.options.items() if k in some}) for base, some in zip(bases, known, strict=True)]
+    return given, strange
 
 
 def _parameters(factory: Any) -> dict[str, inspect.Parameter]:

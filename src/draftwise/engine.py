@@ -110,11 +110,13 @@ class Engine:
         rows = sum(outcome.fed for outcome in outcomes)
         if len(ready) == len(self.running) and not encodes:  # the encoder's time is no measure of a verification
             self._costs(self.target).verified(rows, verify_s)
+        steps = max((levels(d.parents, len(d.tokens)) for d in drafts.values()), default=0)
         if len({id(s.method.drafter) for s in ready}) == 1 and max(now.lag for now in nows) <= _CATCH_UP:
-            self._costs(ready[0].method.drafter).drafted(max((levels(d.parents, len(d.tokens)) for d in drafts.values()), default=0), draft_s)
+            self._costs(ready[0].method.drafter).drafted(steps, draft_s)
         lags = {s.text.id: now.lag for s, now in zip(ready, nows, strict=True)}
         for (sequence, draft), outcome in zip(batch, outcomes, strict=True):
-            chunk = sequence.commit(draft, outcome, len(batch), rows, draft_s, verify_s, lags.get(sequence.text.id, 0))
+            usual_s = self._costs(sequence.method.drafter).drafting(steps) + self._costs(self.target).verifying(rows)
+            chunk = sequence.commit(draft, outcome, len(batch), rows, draft_s, verify_s, lags.get(sequence.text.id, 0), usual_s)
             if chunk.tokens:
                 self._chunks.append(chunk)
             sequence.method.drafter.observe(sequence.text, draft, outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -46,7 +47,9 @@ class Sequence:
         """What `verify` is to judge."""
         return Judging(self.text, draft, self.method.accept, self.accept_state, relax=self.relax)
 
-    def commit(self, draft: Draft, outcome: Outcome, batch: int, rows: int, draft_s: float, verify_s: float, lag: int = 0) -> Chunk:
+    def commit(
+        self, draft: Draft, outcome: Outcome, batch: int, rows: int, draft_s: float, verify_s: float, lag: int = 0, usual_s: float = math.nan
+    ) -> Chunk:
         """Appends what was verified, cut at the first stop id and at the limit, and moves both states on."""
         tokens, origins = emitted(draft, outcome)
         tokens = tokens[: self._cut(tokens)]
@@ -56,7 +59,7 @@ class Sequence:
         finished = self.finish_reason is not None
         accepted = min(len(outcome.path), len(tokens))
         relaxed = sum(i < accepted for i in outcome.relaxed)
-        round = Round(drafted, depth, accepted, relaxed, len(tokens), batch, rows, draft_s, verify_s, finished, steps, draft.origin, lag)
+        round = Round(drafted, depth, accepted, relaxed, len(tokens), batch, rows, draft_s, verify_s, finished, steps, draft.origin, lag, usual_s)
         self.rounds.append(round)
         self.accept_state = outcome.state
         if (round.drafted or getattr(self.method.length, "rests", False)) and round.emitted and not finished:

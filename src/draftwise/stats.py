@@ -6,6 +6,7 @@ tokens) and never above 1. Of a tree at most one token a level can be accepted, 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -113,6 +114,14 @@ class Costs:
     def verify_s(self) -> tuple[tuple[int, float], ...]:
         """Of a target pass by its rows, in rising order."""
         return self.passes.curve
+
+    def drafting(self, steps: int) -> float:
+        """What a proposal of `steps` levels usually takes; NaN where no step was measured."""
+        return self.draft_s * steps if steps else 0.0
+
+    def verifying(self, rows: int) -> float:
+        """What a target pass over `rows` tokens usually takes; NaN where none was measured."""
+        return dict(self.verify_s).get(rows, math.nan)
 
     def drafted(self, steps: int, seconds: float) -> None:
         """A proposal of `steps` levels took `seconds`."""

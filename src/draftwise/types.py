@@ -223,7 +223,8 @@ class Round(NamedTuple):
     them, `emitted` tokens (bonus or correction included). `batch` sequences and `rows` fed tokens of the whole forward. Seconds of the
     whole step: `draft_s`, `verify_s`. `finished`: a stop id or a limit ended the text in this round. `steps` as in Draft for a chain; of
     a tree, one a level: those of the accepted path, and of the first token that was tried after it. `origin`: who drafted. `lag`: tokens of the
-    text that the drafter had not read when it was asked."""
+    text that the drafter had not read when it was asked. `usual_s`: what a step of so many levels and rows usually takes here, nan where that is
+    not known."""
 
     drafted: int
     depth: int
@@ -238,6 +239,7 @@ class Round(NamedTuple):
     steps: tuple[DraftStep, ...] = ()
     origin: str = "none"
     lag: int = 0
+    usual_s: float = math.nan
 
 
 class Now(NamedTuple):

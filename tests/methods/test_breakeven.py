@@ -139,6 +139,26 @@ def test_a_long_text_is_read_where_the_answer_is_long_enough() -> None:
     assert policy.budget(bad, reading) == 0
 
 
+def test_a_round_is_charged_what_it_usually_takes() -> None:
+    """A burst made a round of 0.16 s last half a second. Reading a text is charged as it was."""
+    policy, state = Breakeven(), begun(Breakeven())
+    burst = drafted(2, 0, 0.04, 0.46)._replace(usual_s=0.16)
+    assert policy.update(state, burst).balance == pytest.approx(state.balance - 0.06)
+    assert policy.update(state, burst._replace(usual_s=math.nan)).balance == pytest.approx(state.balance - 0.4)
+    assert policy.update(state, burst._replace(lag=300)).debt == pytest.approx(0.4)
+
+
+def test_gains_make_good_the_losses_of_a_text_before_they_pay_for_reading() -> None:
+    """Wins of 0.08 s and losses of 0.06 s by turns: while the debt lasts the account falls by one loss, not by all of them."""
+    policy, state = Breakeven(), begun(Breakeven())
+    read = policy.update(state, drafted(1, 1, 1.0, 0.1, lag=300))
+    assert read.debt == pytest.approx(0.9)
+    for _ in range(10):
+        read = policy.update(policy.update(read, drafted(1, 0, 0.05, 0.11)), drafted(1, 1, 0.01, 0.11))
+    assert read.balance == pytest.approx(state.balance) and read.debt == pytest.approx(0.9 - 10 * 0.02)
+    assert policy.init(policy.update(read, drafted(1, 0, 0.05, 0.11))).lost == 0
+
+
 def test_the_next_text_begins_with_half_of_what_was_learnt() -> None:
     """Half as sure, with half of the sums; what reading cost and no gain paid back is paid now."""
     policy, state = Breakeven(), begun(Breakeven())

@@ -8,7 +8,7 @@ import torch
 import test_engine_lossless
 from draftwise import catalog
 from draftwise.backends.table import Table
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.methods.adasd import AdaSDAccept, AdaSDStop
 from draftwise.methods.cascade import Cascade

@@ -10,7 +10,7 @@ from draftwise import catalog, probs
 from draftwise.backends.hf import HF
 from draftwise.backends.hf_replay import HFReplay
 from draftwise.backends.table import Table
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.methods.coupled import Coupled
 from draftwise.methods.draft_tree import DraftTree, without

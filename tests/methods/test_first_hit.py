@@ -8,7 +8,7 @@ import torch
 import test_engine_lossless
 from draftwise import catalog
 from draftwise.bench.tape import Tape, finish, record
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.commands import show
 from draftwise.engine import Engine
 from draftwise.methods.cascade import Cascade

@@ -12,7 +12,7 @@ import pytest
 import draftwise
 from draftwise import catalog
 from draftwise.backends.table import Table
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.methods.slem import Written, settled
 from draftwise.methods.tli import Translated

@@ -10,7 +10,7 @@ import torch
 
 from draftwise import catalog, probs
 from draftwise.backends.table import Table
-from draftwise.catalog import Context
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.methods.draft_model import DraftModel
 from draftwise.methods.speculative import Speculative

@@ -137,7 +137,9 @@ class BestOf:
         if playing.made is not None and playing.made[1] is draft:
             i, _, lag = playing.made
             verify_s = self.meter.verified(outcome.fed, len(draft.tokens) + 1)
-            self._credit(playing, i, text, draft, outcome.path, len(outcome.relaxed), Cost(self.meter.spent.get(i, 0.0), verify_s, lag))
+            usual_s = self.meter.step(i) * levels(draft.parents, len(draft.tokens)) + self.meter.verify(len(draft.tokens) + 1)
+            cost = Cost(self.meter.spent.get(i, 0.0), verify_s, lag, usual_s)
+            self._credit(playing, i, text, draft, outcome.path, len(outcome.relaxed), cost)
             playing.made = None
             for other in set(range(len(self.parts))) - busy - ({i} if len(draft.tokens) else set()):
                 self._own.rest(other, text, outcome.fed, verify_s, len(outcome.path) + 1)

@@ -19,13 +19,14 @@ one step ahead is enough.) A drafter without rows, such as prompt lookup, gives 
 
 *The floor.* An account in seconds: what rounds gained over plain passes, less what they lost. Drafting has to be paid from it. It starts with
 `stake` plain passes, never holds more than twice that, and half a percent of the time of plain passes is paid in: so a draft that never pays costs
-the stake once, over all requests, and from then on half a percent. Where nothing is expected to pay, single tokens are still drafted as long as half
+the stake once, over all requests, and from then on half a percent. A round is charged what such rounds usually take (the median), for a burst
+of something else is not the draft's fault. Where nothing is expected to pay, single tokens are still drafted as long as half
 of the stake would be left.
 
 *Reading.* A draft that has not read the prompt, or rested, must read first, which is taken to cost what the target takes for as many tokens, less by
 the ratio of their steps. It may, if the tokens still to come would earn that back at the saving known so far (0.3 of a draft nobody has tried). How
 many will come nobody knows: as many as past answers had, or again as many as there are, if that is more, and no more than may be. What reading took
-is a debt that gains pay back first; what is left of it at the end of the text is taken from the account.
+is a debt that gains pay back, those of a text beyond its losses; what is left of it at the end of the text is taken from the account.
 
 Lossless: `more` is asked after a token is kept, and what a length depends on (times, and verdicts of the past) says nothing of the token to come.
 Under `speculative` the text's law is that of plain decoding, at temperature 0 and under `coupled` its tokens are. Simulated against every fixed
@@ -58,7 +59,8 @@ _TRUST = 16  # tokens by which that is believed
 
 class Account(NamedTuple):
     """`drafted` and `ahead`: the two regressions. `emitted`, `depth`, `rounds`, `spent`: fading sums of tokens, levels, rounds and seconds over the
-    rounds that drafted. `debt`: seconds of reading that no gain has paid back yet. `plain_s`: seconds of a plain pass; `plains`: how many were seen,
+    rounds that drafted. `debt`: seconds of reading that no gain has paid back yet; `lost`: seconds that rounds of this text lost and no gain made
+    good yet. `plain_s`: seconds of a plain pass; `plains`: how many were seen,
     up to three. `balance`: seconds that may be lost. `recent`: how the last round went, from -1 (nothing accepted) to 1 (all). `told`: whether the
     drafter has rows, as far as the last round says. `started`: the round that read the prompt is over. `tokens`: of this text; `usual`: of past
     ones."""
@@ -70,6 +72,7 @@ class Account(NamedTuple):
     rounds: float = 0.0
     spent: float = 0.0
     debt: float = 0.0
+    lost: float = 0.0
     plain_s: float = 0.0
     plains: int = 0
     balance: float = 0.0
@@ -103,7 +106,7 @@ class Breakeven:
         drafted, ahead = faded(last.drafted, _DRAFTED, 0.5), faded(last.ahead, _NEXT, 0.5)
         emitted, depth, rounds, spent = (total / 2 for total in last[2:6])
         last = last._replace(drafted=drafted, ahead=ahead, emitted=emitted, depth=depth, rounds=rounds, spent=spent, started=False)
-        return last._replace(debt=0.0, balance=last.balance - last.debt, tokens=0, usual=0.7 * last.usual + 0.3 * last.tokens)
+        return last._replace(debt=0.0, lost=0.0, balance=last.balance - last.debt, tokens=0, usual=0.7 * last.usual + 0.3 * last.tokens)
 
     def budget(self, state: Account, now: Now) -> int:
         plain = next((s for rows, s in now.verify_s if rows == now.batch), math.nan)
@@ -148,16 +151,19 @@ class Breakeven:
         return state._replace(plain_s=plain, balance=balance, recent=_MEMORY * state.recent)
 
     def _speculated(self, state: Account, round: Round) -> Account:
-        """The account after a round with one. One that had to read a text is a debt, which gains pay back first."""
+        """The account after a round with one. One that had to read a text is a debt, which gains pay back once they have made good the losses."""
         state = state._replace(plain_s=min(state.plain_s, round.verify_s))  # a plain pass takes no longer than a wider one
-        gain = round.emitted * state.plain_s - round.draft_s - round.verify_s
+        taken = round.draft_s + round.verify_s if round.lag > _LITTLE or math.isnan(round.usual_s) else round.usual_s
+        gain = round.emitted * state.plain_s - taken
         if round.lag > _LITTLE:
             return state._replace(debt=state.debt + max(0.0, -gain))
-        sums = (round.emitted, round.depth, 1, round.draft_s + round.verify_s)
+        sums = (round.emitted, round.depth, 1, taken)
         emitted, depth, rounds, spent = (_MEMORY * old + new for old, new in zip(state[2:6], sums, strict=True))
-        paid = min(max(gain, 0.0), state.debt)
+        left = gain - state.lost  # what is left of it for the debt
+        paid = min(max(left, 0.0), state.debt)
         balance = min(state.balance + gain - paid, 2 * self.stake * state.plain_s)
-        return state._replace(emitted=emitted, depth=depth, rounds=rounds, spent=spent, balance=balance, debt=state.debt - paid)
+        state = state._replace(emitted=emitted, depth=depth, rounds=rounds, spent=spent)
+        return state._replace(balance=balance, debt=state.debt - paid, lost=max(-left, 0.0))
 
     @staticmethod
     def _judged(state: Account, round: Round) -> Account:

@@ -19,11 +19,12 @@ Passes = tuple[tuple[int, float], ...]
 
 
 class Cost(NamedTuple):
-    """Of one round of one part: seconds of its proposal and of the pass, and how many tokens it had not read."""
+    """Of one round of one part: seconds of its proposal and of the pass, how many tokens it had not read, and what such a round usually takes."""
 
     draft_s: float = 0.0
     verify_s: float = 0.0
     lag: int = 0
+    usual_s: float = math.nan
 
 
 FREE = Cost()
@@ -63,8 +64,8 @@ class Parts:
         """Part `i`'s policy hears what was accepted of its draft; not of an empty draft, nor where the text ended."""
         if (n := len(draft.tokens)) and text.tokens[-1] not in text.sampling.stop_ids:
             steps = judged(draft, path)
-            depth, (draft_s, verify_s, lag) = levels(draft.parents, n), cost
-            round = Round(n, depth, len(path), relaxed, len(path) + 1, 1, rows, draft_s, verify_s, steps=steps, lag=lag)
+            depth, (draft_s, verify_s, lag, usual_s) = levels(draft.parents, n), cost
+            round = Round(n, depth, len(path), relaxed, len(path) + 1, 1, rows, draft_s, verify_s, steps=steps, lag=lag, usual_s=usual_s)
             self._hear(i, text, round)
 
     def rest(self, i: int, text: Text, rows: int, verify_s: float, emitted: int = 1) -> None:

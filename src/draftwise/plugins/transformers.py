@@ -33,6 +33,7 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 from draftwise import catalog, stats
 from draftwise.backends.hf_replay import wrap
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.plugins import honoured
 from draftwise.plugins.honoured import Ends, Row
@@ -113,7 +114,7 @@ class CustomGenerate:
                     f"tokenizer (for padding the two may differ by {_WIDTHS})"
                 )
             method, *parts = self.parts
-            context = catalog.Context(target, draft, target.vocab_size)
+            context = Context(target, draft, target.vocab_size)
             self._bound = _Bound(model, places, Engine(target), catalog.method(method, context, *parts))
         return self._bound
 
