@@ -15,8 +15,8 @@ from draftwise.backends.table import Table
 from draftwise.bench import copying, hierarchy, planned
 from draftwise.bench.hierarchy import Measured, Text
 from draftwise.bench.profile import Job
-from draftwise.context import Context
 from draftwise.cli import app
+from draftwise.context import Context
 from draftwise.methods.fixed import Fixed
 from draftwise.methods.hsd import Hierarchy, gain, shortlist
 from draftwise.methods.prompt_lookup import PromptLookup

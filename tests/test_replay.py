@@ -24,9 +24,9 @@ from draftwise.bench.replay_costs import Costs
 from draftwise.bench.replayed import Policy, policy, replay
 from draftwise.bench.tape import Tape, finish, record
 from draftwise.bench.trace import Trace, load, save
-from draftwise.context import Context
 from draftwise.commands import replay as commands
 from draftwise.commands.errors import Guarded
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.methods.draft_model import DraftModel
 from draftwise.methods.none import NoDraft

@@ -254,8 +254,9 @@ def _with_options(parts: Sequence[str], spec: Spec) -> tuple[list[Any], dict[str
             raise ValueError(f"{key!r} of the method {spec.name!r} takes a spec in brackets: {key}=[{value}]")
         if key not in _PLACES:
             raise ValueError(f"the method {spec.name!r} has no option {key!r}: {suggest(key, sorted({*_PLACES}.union(*known)))}")
-    bases = [parse(part) for part in parts]
-    given = [base._replace(options=base.options | {k: v for k, v in spec.options.items() if k in some}) for base, some in zip(bases, known, strict=True)]
+    given = []
+    for base, some in zip(map(parse, parts), known, strict=True):
+        given.append(base._replace(options=base.options | {k: v for k, v in spec.options.items() if k in some}))
     return given, strange
 
 

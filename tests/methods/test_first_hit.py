@@ -8,8 +8,8 @@ import torch
 import test_engine_lossless
 from draftwise import catalog
 from draftwise.bench.tape import Tape, finish, record
-from draftwise.context import Context
 from draftwise.commands import show
+from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.methods.cascade import Cascade
 from draftwise.methods.draft_model import DraftModel

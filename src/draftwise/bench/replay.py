@@ -13,6 +13,7 @@ drafts that are possible lead to the same verdict and the same states, the path 
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -237,9 +238,7 @@ class _Game:
         """The moment as the engine would describe it; measured times are those of the recorded round that was on its way."""
         columns = self.path.columns
         r = max(bisect.bisect_right(self.trace.contexts[:-1], self.context) - 1, 0)
-        start = sum(columns["now_costs"][:r])
-        pairs = range(start, start + columns["now_costs"][r])
-        verify_s = tuple((columns["cost_rows"][i], columns["cost_seconds"][i]) for i in pairs)
+        verify_s = self._table(r)
         lag = columns["lag"][r] if self.in_step else self.lag
         now = Now(columns["batch"][r], self.context, self.room - self.context - 1, lag, columns["now_draft_s"][r], verify_s)
         if not self.in_step:  # what a run of its own would have measured by then
@@ -249,10 +248,19 @@ class _Game:
     def _past(self, drafted: int, accepted: int, relaxed: int, emitted: int, now: Now, steps: tuple[Any, ...]) -> Round:
         """What the length policy is told of a round: the measured times where it is the recorded one, else those of the cost table."""
         columns, r = self.path.columns, self.path.begins.get(self.context, -1)
-        rows, times = 1 + drafted, (self.costs.draft(drafted), self.costs.verify(1 + drafted))
+        rows, times, usual_s = 1 + drafted, (self.costs.draft(drafted), self.costs.verify(1 + drafted)), math.nan
         if r >= 0 and self.in_step and columns["drafted"][r] == drafted:
             rows, times = columns["rows"][r], (columns["draft_s"][r], columns["verify_s"][r] + columns["record_s"][r])
-        return watched_round(Round(drafted, drafted, accepted, relaxed, emitted, now.batch, rows, *times, False, steps, lag=now.lag), self.clock)
+            if r + 1 < len(columns["rows"]):  # the tables after this round are those that the next one began with
+                usual_s = (columns["now_draft_s"][r + 1] * drafted if drafted else 0.0) + dict(self._table(r + 1)).get(rows, math.nan)
+        round = Round(drafted, drafted, accepted, relaxed, emitted, now.batch, rows, *times, False, steps, lag=now.lag, usual_s=usual_s)
+        return watched_round(round, self.clock)
+
+    def _table(self, r: int) -> tuple[tuple[int, float], ...]:
+        """What the engine knew of passes when round `r` began: (rows, seconds)."""
+        columns = self.path.columns
+        start = sum(columns["now_costs"][:r])
+        return tuple((columns["cost_rows"][i], columns["cost_seconds"][i]) for i in range(start, start + columns["now_costs"][r]))
 
     def _is_text(self, spots: Sequence[Spot]) -> bool:
         """Whether these tokens are the text's."""

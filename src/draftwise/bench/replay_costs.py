@@ -108,3 +108,8 @@ class _Round(Round):
     def verify_s(self) -> float:
         self.clock.read = True
         return self[8]
+
+    @property
+    def usual_s(self) -> float:
+        self.clock.read = True
+        return self[13]

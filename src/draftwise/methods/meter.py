@@ -110,13 +110,17 @@ class Counted:
         """As `Meter.verify`."""
         return 1.0
 
+    def step(self, i: int) -> float:
+        """As `Meter.step`."""
+        return 0.0 if self.free[i] else self.guess
+
     def read(self, i: int) -> float:
         """As `Meter.read`."""
-        return 0.0 if self.free[i] else self.guess / 8
+        return self.step(i) / 8
 
     def round(self, i: int, drafted: float) -> float:
         """As `Meter.round`."""
-        return 1.0 + (0.0 if self.free[i] else self.guess * drafted)
+        return 1.0 + self.step(i) * drafted
 
     @contextmanager
     def drafting(self, i: int, lag: int) -> Iterator[_Timed]:
