@@ -31,6 +31,19 @@ def test_a_packed_layer_is_the_layer(dtype: torch.dtype, bias: bool) -> None:
             torch.testing.assert_close(holder(x), layer(x), rtol=slack, atol=slack)
 
 
+def test_a_row_does_not_depend_on_how_many_there_are_up_to_five() -> None:
+    """In bfloat16, where fewer are filled up to five: a short draft is judged by the numbers that plain decoding would have had."""
+    torch.manual_seed(0)
+    holder = nn.Sequential(nn.Linear(256, 512).bfloat16())
+    if not pack(holder):
+        pytest.skip("this torch or processor cannot pack bfloat16")
+    x = torch.randn(5, 256).bfloat16()
+    rows = holder(x)
+    for n in range(1, 5):
+        assert torch.equal(holder(x[None, :n]), rows[None, :n])
+    assert torch.equal(holder(x[2]), rows[2]) and holder(x[:0]).shape == (0, 512)
+
+
 def test_small_layers_and_other_modules_stay() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Embedding(5, 8), nn.LayerNorm(8), nn.Linear(256, 256).half())
     before = list(model)
