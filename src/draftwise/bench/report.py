@@ -28,7 +28,7 @@ TITLES = {
     "pareto": (
         "Quality against speed",
         "Up is better, right is faster; no variant beats those on the dashed line in both. Lossless methods differ in quality only by rounding "
-        "and by chance.",
+        "and by chance. Where points crowd some go without a name: the table has all.",
     ),
     "acceptance": (
         "How far drafts are right",

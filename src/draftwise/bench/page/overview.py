@@ -11,6 +11,7 @@ from draftwise.bench.page.canvas import LIGHT, empty, kind, label, svg
 
 _KINDS = {"ours": "draftwise", "peer": "peers", "plain": "plain decoding"}
 _ROW = 0.26  # inches of height per variant
+_FURTHEST = 6  # lines of text between a point and its name
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, bottom, right, top, in pixels."""
 
@@ -111,7 +112,8 @@ def _typical_interval(axis: Any, spots: Sequence[Spot]) -> None:
 
 
 def _name(figure: Any, axis: Any, spots: Sequence[Spot], best: Sequence[Spot]) -> None:
-    """A name beside each point, the important ones first, at the nearest place where it covers neither a point nor another name."""
+    """A name beside each point, the important ones first, at the nearest place where it covers neither a point nor another name and no line to a
+    point crosses a name. Where points crowd some are left without one."""
     figure.draw_without_rendering()
     box = axis.get_window_extent()
     pixels = [axis.transData.transform((s.x, s.y)) for s in spots]
@@ -125,8 +127,7 @@ def _name(figure: Any, axis: Any, spots: Sequence[Spot], best: Sequence[Spot]) -
         size = 5.6 * len(text) * figure.dpi / 72, 11 * figure.dpi / 72
         inside = [p for p in _places(at[0], at[1], *size) if p[0] > box.x0 and p[2] < box.x1 and p[1] > box.y0 and p[3] < box.y1]
         free = [p for p in inside if not _hits([p], taken) and not _hits([p], names)]
-        clear = (p for p in free if not _hits(_leader(p, at), names))
-        if place := next(clear, free[0] if free else None):
+        if place := next((p for p in free if not _hits(_leader(p, at), names)), None):
             names.append(place)
             taken += _leader(place, at)[2:]
             _write(axis, text, s, place, at, figure.dpi)
@@ -152,7 +153,7 @@ def _anchor(place: Box, at: tuple[float, float]) -> tuple[float, str]:
 
 def _places(x: float, y: float, wide: float, high: float) -> Iterator[Box]:
     """Boxes around a point, nearest first: right, left, above, below, then further up and down."""
-    for step in (0.0, *(sign * level * high for level in range(1, 14) for sign in (1, -1))):
+    for step in (0.0, *(sign * level * high for level in range(1, _FURTHEST) for sign in (1, -1))):
         for left in (x + 8, x - 8 - wide, x - wide / 2) if step else (x + 8, x - 8 - wide):
             yield left, y + step - high / 2, left + wide, y + step + high / 2
 
