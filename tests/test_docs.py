@@ -34,6 +34,12 @@ def test_methods_md_is_fresh():
     assert (ROOT / "docs" / "methods.md").read_text(encoding="utf-8") == wanted, "run: python scripts/methods_md.py"
 
 
+def test_the_readmes_table_is_that_of_the_run():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert script("readme_table").render(text) == text, "run: python scripts/readme_table.py"
+    assert "| openvino-int4-draft |" in text
+
+
 def test_methods_md_has_every_shipped_name():
     from draftwise import catalog
 
