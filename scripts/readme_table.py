@@ -1,4 +1,4 @@
-"""Puts the figures of the committed run of everything into README.md: `python scripts/readme_table.py`. tests/test_docs.py fails where they are stale."""
+"""Puts the figures of the run of everything into README.md: `python scripts/readme_table.py`. tests/test_docs.py fails where they are stale."""
 
 from __future__ import annotations
 

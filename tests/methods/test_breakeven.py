@@ -113,7 +113,7 @@ def test_a_full_round_earns_and_a_lost_one_pays() -> None:
     assert chance(rich.ahead, (1.0, 0.0, 0.0, 0.0)) > chance(poor.ahead, (1.0, 0.0, 0.0, 0.0))
     for _ in range(40):
         rich = policy.update(rich, drafted(3, 3, 0.06, 0.12))
-    assert rich.balance == pytest.approx(0.8)  # no more than two stakes are saved up
+    assert rich.balance == pytest.approx(8.0)  # no more than twenty stakes are saved up
 
 
 def test_an_empty_account_rests_and_half_a_percent_comes_back() -> None:

@@ -18,10 +18,10 @@ priced by the same table. (The marginal value theorem: leave where the marginal 
 one step ahead is enough.) A drafter without rows, such as prompt lookup, gives the a(x) of positions only, and the rule is used before drafting.
 
 *The floor.* An account in seconds: what rounds gained over plain passes, less what they lost. Drafting has to be paid from it. It starts with
-`stake` plain passes, never holds more than twice that, and half a percent of the time of plain passes is paid in: so a draft that never pays costs
-the stake once, over all requests, and from then on half a percent. A round is charged what such rounds usually take (the median), for a burst
-of something else is not the draft's fault. Where nothing is expected to pay, single tokens are still drafted as long as half
-of the stake would be left.
+`stake` plain passes, holds at most twenty times that (what was gained may be risked on another text), and half a percent of the time of plain passes
+is paid in: so a draft that never pays costs the stake once, over all requests, and from then on half a percent. A round is charged what such rounds
+usually take (the median), for a burst of something else is not the draft's fault. Where nothing is expected to pay, single tokens are still drafted
+as long as half of the stake would be left.
 
 *Reading.* A draft that has not read the prompt, or rested, must read first, which is taken to cost what the target takes for as many tokens, less by
 the ratio of their steps. It may, if the tokens still to come would earn that back at the saving known so far (0.3 of a draft nobody has tried). How
@@ -50,6 +50,7 @@ _DRAFTED = Fit((0.0, 1.0, 0.0, 0.0, 0.0), (2.0, 8.0, 2.0, 2.0, 2.0))
 _NEXT = Fit((0.8, 0.2, 0.0, 0.5), (1.0, 8.0, 2.0, 2.0))
 _MEMORY = 0.95  # of the rate of past rounds, from one to the next
 _PROBING = 0.005  # of the time of plain passes
+_SAVED = 20  # stakes that the account holds at most
 _PLAINS = 3  # plain passes before anything else: the first ones of a process take longer
 _LITTLE = 8  # tokens that a draft reads along with its first step
 _STEP = 0.25  # of a plain pass: what a draft step is taken to cost before one was measured
@@ -114,7 +115,7 @@ class Breakeven:
             return 0  # plain passes are needed to measure by
         passes, step = Passes(now.verify_s), _STEP * plain if math.isnan(now.draft_s) else now.draft_s
         reading = step / plain * (passes(now.batch + now.lag) - plain) if now.lag > _LITTLE else 0.0
-        left = state.balance - (step + passes(now.batch + 1) - plain + reading)
+        left = min(state.balance, 2 * self.stake * plain) - (step + passes(now.batch + 1) - plain + reading)
         coming = min(max(state.usual - state.tokens, state.tokens), now.room)
         if left < 0 and not (state.balance > 0 and reading <= _gain(state) * plain * coming):
             return 0
@@ -147,7 +148,7 @@ class Breakeven:
             plain = min(state.plain_s, round.verify_s) if state.plains else round.verify_s
             return state._replace(plain_s=plain, balance=self.stake * plain, plains=state.plains + 1)
         plain = 0.8 * state.plain_s + 0.2 * round.verify_s if alone else state.plain_s
-        balance = min(state.balance + _PROBING * plain, 2 * self.stake * plain)
+        balance = min(state.balance + _PROBING * plain, _SAVED * self.stake * plain)
         return state._replace(plain_s=plain, balance=balance, recent=_MEMORY * state.recent)
 
     def _speculated(self, state: Account, round: Round) -> Account:
@@ -161,7 +162,7 @@ class Breakeven:
         emitted, depth, rounds, spent = (_MEMORY * old + new for old, new in zip(state[2:6], sums, strict=True))
         left = gain - state.lost  # what is left of it for the debt
         paid = min(max(left, 0.0), state.debt)
-        balance = min(state.balance + gain - paid, 2 * self.stake * state.plain_s)
+        balance = min(state.balance + gain - paid, _SAVED * self.stake * state.plain_s)
         state = state._replace(emitted=emitted, depth=depth, rounds=rounds, spent=spent)
         return state._replace(balance=balance, debt=state.debt - paid, lost=max(-left, 0.0))
 
