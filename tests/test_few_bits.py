@@ -61,7 +61,7 @@ def test_an_eight_bit_product(before: str) -> None:
 @grouped
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("before", ["nothing", "norm", "gated"])
-@pytest.mark.parametrize(("outputs", "width"), [(5, 16), (16, 32), (40, 200), (33, 48)])
+@pytest.mark.parametrize(("outputs", "width"), [(5, 16), (16, 32), (40, 200), (33, 48), (17, 2100)])
 def test_a_grouped_product(outputs: int, width: int, before: str, bits: int) -> None:
     """Against its definition, for as many rows as there are tiles for and more, and every row alone as in company."""
     torch.manual_seed(outputs)
@@ -125,7 +125,8 @@ def rows(model: Any, tokens: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "wide"])
 def test_one_call_is_the_lean_pass(name: str, dtype: torch.dtype) -> None:
     """Logits and tapped rows of chains, trees and several slots at once, against the same products called one by one; then every bit, however it is
-    cut. In bfloat16 the one pass rounds keys and values, the other queries and angles too."""
+    cut. In bfloat16 the one pass rounds keys and values, the other queries and angles too. An input at a tie between two levels may fall to either
+    side, by how a processor adds up: then a few rows differ by a level, and the rest by nothing."""
     options = {"hidden_size": 160, "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 80} if name == "wide" else {}
     made = [tiny.model("llama" if name == "wide" else name, **options).to(dtype) for _ in range(2)]
     way = WAYS["int8-grouped8"]
@@ -143,7 +144,10 @@ def test_one_call_is_the_lean_pass(name: str, dtype: torch.dtype) -> None:
     slack = {torch.float32: 1e-3, torch.bfloat16: 0.1}[dtype]
 
     def near(own: Tensor, want: Tensor) -> None:
-        assert own.shape == want.shape and (not want.numel() or (own - want).float().std() < slack * want.float().std())
+        assert own.shape == want.shape
+        if want.numel():
+            error, spread = (own - want).float().abs(), want.float().std()
+            assert error.median() < slack * spread and error.std() < max(slack, 0.02) * spread
 
     for given in feeds:
         one, other = (backend.forward(given) for backend in both)
