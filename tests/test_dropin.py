@@ -32,6 +32,7 @@ from transformers.generation.logits_process import LogitNormalization, MinPLogit
 
 import tiny
 from draftwise import probs
+from draftwise.backends.hf import cache_name
 from draftwise.plugins import honoured
 from draftwise.plugins.transformers import CustomGenerate, custom_generate
 from draftwise.types import Sampling
@@ -424,7 +425,8 @@ def test_refusals_of_outputs(model: Any) -> None:
 def test_refusals_of_caches_and_inputs(model: Any) -> None:
     refused("use_cache=True", model, use_cache=False)
     refused("cache_implementation='static'", model, cache_implementation="static")
-    refused("past_key_values of your own", model, past_key_values=transformers.DynamicCache())
+    name = cache_name(model)
+    refused(f"{name} of your own", model, **{name: transformers.DynamicCache()})
     refused("pass input_ids", model, inputs_embeds=torch.zeros(1, 3, 32))
     refused("position_ids", model, position_ids=torch.arange(8)[None] + 3)
     refused("row 1 has no token", model, input_ids=torch.tensor([[5, 6], [PAD, PAD]]), attention_mask=torch.tensor([[1, 1], [0, 0]]))

@@ -13,6 +13,7 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin
 
 import tiny
 from draftwise import Method, catalog
+from draftwise.backends.hf import cache_name
 from draftwise.backends.hf_replay import wrap
 from draftwise.backends.hf_seq2seq import HFSeq2Seq
 from draftwise.backends.table import Table
@@ -56,7 +57,7 @@ def reference(name: str, source: Tensor, new: int = NEW) -> list[int]:
     """What transformers decodes greedily: Whisper by the general method, since its own adds timestamps and suppressed tokens; with a cache that makes
     its layers as they come, since transformers counts the encoder's where the decoder has more."""
     given = {"input_features": source[None]} if name == "whisper" else {"input_ids": source[None], "attention_mask": torch.ones(1, len(source))}
-    given |= {"decoder_input_ids": torch.tensor([start(name)]), "past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())}
+    given |= {"decoder_input_ids": torch.tensor([start(name)]), cache_name(model(name)): EncoderDecoderCache(DynamicCache(), DynamicCache())}
     out = GenerationMixin.generate(model(name), **given, max_new_tokens=new, do_sample=False, num_beams=1)
     return out[0, 1:].tolist()
 

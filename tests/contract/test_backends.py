@@ -18,7 +18,7 @@ from torch import Tensor
 
 import tiny
 import tiny_gguf
-from draftwise.backends.hf import HF
+from draftwise.backends.hf import HF, cache_name
 from draftwise.backends.hf_attention import visible
 from draftwise.backends.hf_cache import Region, Regions, Segment
 from draftwise.backends.hf_lean import Lean, unfit
@@ -102,7 +102,7 @@ def decoded(name: str, source: Tensor, tokens: tuple[int, ...]) -> Tensor:
         return own(**given, decoder_input_ids=torch.tensor([tokens])).logits[0]
     out, rows = None, []
     for token in tokens:
-        out = own(**given, decoder_input_ids=torch.tensor([[token]]), past_key_values=out and out.past_key_values, use_cache=True)
+        out = own(**given, decoder_input_ids=torch.tensor([[token]]), use_cache=True, **{cache_name(own): out and out[cache_name(own)]})
         rows.append(out.logits[0])
     return torch.cat(rows)
 

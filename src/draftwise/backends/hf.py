@@ -22,6 +22,8 @@ from draftwise.backends.hf_decoder import Decoder
 from draftwise.backends.hf_lean import Lean
 from draftwise.types import Feed, Rows
 
+CACHES = ("past_key_values", "cache", "cache_params", "state")
+"""What models call the cache they take and return; the first of transformers' own until 5.23, the second since."""
 _LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -40,6 +42,7 @@ class HF:
         self.max_length = longest(model)
         self._configs = list({id(part.config): part.config for part in model.modules() if hasattr(part, "config")}.values())
         self._sliced = slices(model)
+        self._name = cache_name(model) or CACHES[0]
         self._regions = Regions()
         self._narrow = getattr(model, "narrow", None)
         self._lean: Lean | Decoder | None = getattr(model, "lean", None)
@@ -133,7 +136,7 @@ class HF:
             self._attention.begin(plan)
             return self._lean(tokens, positions, wanted, self._cache, self._attention, self.taps)
         with self._attention.inside(self._configs, plan):
-            cache = {"position_ids": positions[None], "past_key_values": self._cache}
+            cache = {"position_ids": positions[None], self._name: self._cache}
             logits, hidden, _ = call(self.model, tokens, wanted, self._sliced, self.taps, **cache)
         if self._attention.calls < max(1, len(self._cache.buffers)):
             raise ValueError(f"{type(self.model).__name__} does not send all its layers through transformers' attention interface; use HFReplay")
@@ -152,6 +155,12 @@ def call(model: Any, tokens: Tensor, wanted: Tensor, sliced: bool, taps: tuple[i
 def slices(model: Any) -> bool:
     """Whether the model can send chosen rows only through its head; else all of a feed's rows go, and only the choice is kept."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def cache_name(model: Any) -> str | None:
+    """By which of `CACHES` the model takes its cache; None where it takes none."""
+    taken = inspect.signature(model.forward).parameters
+    return next((name for name in CACHES if name in taken), None)
 
 
 def nothing(backend: Any) -> dict[int, Tensor]:

@@ -8,7 +8,6 @@ Caches of plain attention layers are cropped instead.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +18,10 @@ from transformers.cache_utils import DynamicLayer
 
 from draftwise import trees
 from draftwise.backends.feeds import check, committed, cuts_of, risky
-from draftwise.backends.hf import HF, call, longest, nothing, slices, unfit, vocabulary
+from draftwise.backends.hf import CACHES, HF, cache_name, call, longest, nothing, slices, unfit, vocabulary
 from draftwise.backends.hf_seq2seq import HFSeq2Seq
 from draftwise.types import Feed, Rows
 
-_CACHES = ("past_key_values", "cache_params", "state")
 _MARKS = 64  # copies a slot holds at most; with fewer, keep returns less, nothing else
 _PROBE = 12  # tokens of the test text
 
@@ -43,9 +41,9 @@ class HFReplay:
     trees = False
 
     def __init__(self, model: Any, *, taps: tuple[int, ...] = ()) -> None:
-        name = next((name for name in _CACHES if name in inspect.signature(model.forward).parameters), None)
+        name = cache_name(model)
         if name is None or getattr(model.config, "is_encoder_decoder", False):
-            raise ValueError(f"{type(model).__name__} cannot be run: it must be decoder-only and take its cache as one of {', '.join(_CACHES)}")
+            raise ValueError(f"{type(model).__name__} cannot be run: it must be decoder-only and take its cache as one of {', '.join(CACHES)}")
         self.model = model.eval()
         self.taps = taps
         self.vocab_size = vocabulary(model)

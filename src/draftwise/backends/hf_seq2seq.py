@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from draftwise.backends.feeds import check
-from draftwise.backends.hf import longest, nothing, vocabulary
+from draftwise.backends.hf import CACHES, cache_name, longest, nothing, vocabulary
 from draftwise.trees import is_chain
 from draftwise.types import Feed, Rows
 
@@ -54,6 +54,7 @@ class HFSeq2Seq:
         self.model = model.eval()
         self.taps = taps
         self.vocab_size = vocabulary(model)
+        self._name = cache_name(model) or CACHES[0]
         limits = (getattr(model.config, name, None) for name in ("max_target_positions", "max_decoder_position_embeddings"))
         self.max_length = min(longest(model), *(limit or 2**31 for limit in limits))
         self._encoder = model.get_encoder()
@@ -160,10 +161,10 @@ class HFSeq2Seq:
         out = self.model(
             encoder_outputs=text.encoded,
             decoder_input_ids=tokens[None],
-            past_key_values=text.cache,
             use_cache=True,
             output_hidden_states=bool(self.taps),
             return_dict=True,
+            **{self._name: text.cache},
         )
         text.length += len(tokens)
         if text.cache.get_seq_length() != text.length:

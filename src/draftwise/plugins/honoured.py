@@ -21,6 +21,7 @@ from transformers.generation.logits_process import (
 )
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, StoppingCriteriaList
 
+from draftwise.backends.hf import CACHES
 from draftwise.types import Processor
 
 _FIELDS = {TemperatureLogitsWarper: "temperature", TopKLogitsWarper: "top_k", TopPLogitsWarper: "top_p", MinPLogitsWarper: "min_p"}
@@ -29,8 +30,7 @@ _ORDER = tuple(_FIELDS.values())  # in which `Sampling` applies them
 _STATEFUL = ("UnbatchedClassifierFreeGuidanceLogitsProcessor", "ClassifierFreeGuidanceLogitsProcessor", "SynthIDTextWatermarkLogitsProcessor")
 _BATCHED = ("EncoderRepetitionPenaltyLogitsProcessor", "EncoderNoRepeatNGramLogitsProcessor")
 _OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
-_CACHES = ("past_key_values", "cache_params", "state")
-_HANDLED = ("attention_mask", "position_ids", "cache_position", "use_cache", "logits_to_keep", *_CACHES)
+_HANDLED = ("attention_mask", "position_ids", "cache_position", "use_cache", "logits_to_keep", *CACHES)
 _NO_LIMIT = 2**31
 
 
@@ -162,7 +162,7 @@ def of_config(config: Any, model: Any) -> Iterator[str]:
 def of_inputs(input_ids: Tensor, rows: Sequence[Row], kwargs: Mapping[str, Any]) -> Iterator[str]:
     if kwargs.get("inputs_embeds") is not None:
         yield "inputs_embeds cannot be honoured: drafts are made from token ids, pass input_ids"
-    for name in _CACHES:
+    for name in CACHES:
         if _filled(kwargs.get(name)):
             yield f"{name} of your own cannot be honoured: both models keep caches that are rewound every round, pass the whole text as input_ids"
     if others := [name for name, value in kwargs.items() if name not in _HANDLED and value is not None]:
