@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import shutil
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,20 @@ def test_a_grouped_product(outputs: int, width: int, before: str, bits: int) -> 
     assert linear(x[:0]).shape == (0, outputs)
     with pytest.raises(ValueError, match=f"rows are {x.shape[1]} wide here, got 3"):
         linear(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("pages", ["large", "refused", "unknown"])
+def test_records_have_memory_of_their_own(pages: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a large weight, with large pages, with a system that gives none, and with one that has not heard of them."""
+    if pages == "refused":
+        monkeypatch.setattr(mmap, "MADV_HUGEPAGE", -1, raising=False)
+    elif pages == "unknown":
+        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    records = torch.randint(0, 255, (3, 1 << 10, 1 << 10), dtype=torch.uint8)
+    own = hf_grouped._settled(records)
+    assert torch.equal(own, records) and own.is_contiguous()
+    assert pages == "unknown" or own.data_ptr() != records.data_ptr()
+    assert hf_grouped._settled(records[:1]).data_ptr() == records.data_ptr()
 
 
 @grouped

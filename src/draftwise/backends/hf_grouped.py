@@ -10,6 +10,8 @@ tokens. Norms and the product of the gated layer's halves are computed on the wa
 from __future__ import annotations
 
 import ctypes
+import mmap
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from draftwise.files import user_cache
 GROUP, LANES = 32, 16
 CARRIED = torch.float32
 _CHUNK = 256  # outputs that are rounded at once, so that they stay in the caches
+_HUGE = 2 << 20  # bytes of a large page
 _FEWEST = 7  # levels a group may be rounded to: a group of 6 levels fits one of 12, and so on
 
 
@@ -43,7 +46,7 @@ class GroupedLinear:
         self.out_features, self.in_features = shape
         records = parts["records"]
         self._kept = [
-            records.contiguous(),
+            _settled(records),
             None if bias is None else bias.detach().float().contiguous(),
             before.weight.float().contiguous() if isinstance(before, Norm) else None,
         ]
@@ -101,6 +104,17 @@ def native() -> Any:
         found.scratch_of.argtypes = [pointer, number]
         found.room.restype = found.scratch_of.restype = number
     return found
+
+
+def _settled(records: Tensor) -> Tensor:
+    """The same bytes in memory of their own, in large pages where the system gives them: a pass reads all of it, and of pages of 4 KiB a
+    gigabyte has a quarter of a million to be looked up."""
+    if records.nbytes < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return records.contiguous()
+    own = mmap.mmap(-1, records.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them
+        own.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(own, dtype=records.dtype).view(records.shape).copy_(records)
 
 
 def _records(weight: Tensor, bits: int) -> Tensor:
