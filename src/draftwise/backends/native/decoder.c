@@ -52,7 +52,7 @@ int64_t room(const struct model *m, const struct pass *p) {
     int64_t own = scratch_of(&m->head, n);
     const struct weights *products[] = {&one->qkv, &one->out, &one->gated, &one->down};
     for (int i = 0; i < 4; i++) own = larger(own, scratch_of(products[i], n));
-    return n * wide + own + p->threads * HEADS * longest(p);
+    return n * wide + own + p->threads * HEADS * ROWS * longest(p);
 }
 
 /* Queries, keys and values of all inputs to what the heads make of them. */
@@ -71,13 +71,13 @@ static void mix(const struct model *m, int64_t layer, const struct pass *p, floa
                 place(s, h, qkv + row * wide * s->width, norms, cosine, sine, keys, values, p->rows, part->start + part->past + t);
             }
 #pragma omp for schedule(dynamic, 1) collapse(2)
-        for (int64_t t = 0; t < part->n; t++)
+        for (int64_t t = 0; t < part->n; t += ROWS)
             for (int64_t some = 0; some < all; some++) {
                 const int64_t row = part->first + t, group = some / parts, begin = some % parts * HEADS, head = group * each + begin;
-                const int64_t n = each - begin < HEADS ? each - begin : HEADS;
+                const int64_t rows = part->n - t < ROWS ? part->n - t : ROWS, n = each - begin < HEADS ? each - begin : HEADS;
                 const float *query = qkv + (row * wide + head) * s->width;
                 float *out = mixed + (row * s->heads + head) * s->width;
-                attend_some(s, part, t, n, query, keys, values, p->rows, group, scores, out);
+                attend_some(s, part, t, rows, n, query, wide, keys, values, p->rows, group, scores, longest(p), out);
             }
     }
 }
@@ -86,7 +86,7 @@ void decode(const struct model *m, const struct pass *p) {
     const struct layer *one = m->layers;
     const int64_t hidden = one->qkv.inputs, n = larger(p->count, p->wanted), length = longest(p);
     float *qkv = p->scratch, *mixed = qkv + n * one->qkv.outputs, *gated = mixed + n * one->out.inputs, *scores = gated + n * one->gated.outputs;
-    float *own = scores + p->threads * HEADS * length;
+    float *own = scores + p->threads * HEADS * ROWS * length;
 #pragma omp parallel num_threads((int)p->threads)
     {
         int64_t taken = 0;
@@ -98,7 +98,7 @@ void decode(const struct model *m, const struct pass *p) {
                 taken++;
             }
             multiply_together(&l->qkv, p->count, p->x, NULL, qkv, own);
-            mix(m, i, p, qkv, mixed, scores + omp_get_thread_num() * HEADS * length);
+            mix(m, i, p, qkv, mixed, scores + omp_get_thread_num() * HEADS * ROWS * length);
             multiply_together(&l->out, p->count, mixed, p->x, p->x, own);
             multiply_together(&l->gated, p->count, p->x, NULL, gated, own);
             multiply_together(&l->down, p->count, gated, p->x, p->x, own);
