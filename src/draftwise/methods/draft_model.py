@@ -4,7 +4,7 @@ The rule: ``q_i = warp(draft logits)``, ``x_i ~ q_i`` (the argmax at temperature
 where the request is coupled). All live sequences go through the draft in one pass a step, and one leaves when its policy says stop.
 
 Reference: Leviathan, Kalman, Matias 2023 (arXiv 2211.17192); Chen et al. 2023 (arXiv 2302.01318). Differs from them in nothing but that
-the draft's cache may lag any number of tokens behind: it reads what it lacks before it drafts, or, with a `window`, the last tokens of it only.
+the draft's cache may lag any number of tokens behind: it reads what it lacks before it drafts.
 """
 
 from __future__ import annotations
@@ -48,39 +48,29 @@ class DraftModel:
 
     Where the target has an encoder, a draft with one reads the same source (and drafts nothing for a source it cannot read). A draft without one
     sees what the target's decoder has written; `source` puts the ids of the source before that. It is worth it for a draft that was trained to go
-    on from such a text; features, and ids of an encoder with a vocabulary of its own, are left out.
-
-    `window`: where more tokens than that are unread, a text begins `window` tokens before its end as far as the draft is concerned: it knows less of
-    a long prompt and has read it sooner. 0 reads all. The source of an encoder is read whole. Raises ValueError for a window below 0."""
+    on from such a text; features, and ids of an encoder with a vocabulary of its own, are left out."""
 
     taps: tuple[int, ...] = ()
     has_logits = True
     learns_rows = False
 
-    def __init__(self, backend: Backend, vocab_size: int, level: int = 0, chunk: int = 256, source: bool = False, window: int = 0) -> None:
-        if window < 0:
-            raise ValueError(f"window must be a number of tokens, or 0 for all of them, got {window}")
-        self.backend, self.vocab_size, self.level, self.chunk, self.window = backend, vocab_size, level, chunk, window
+    def __init__(self, backend: Backend, vocab_size: int, level: int = 0, chunk: int = 256, source: bool = False) -> None:
+        self.backend, self.vocab_size, self.level, self.chunk = backend, vocab_size, level, chunk
         self.source = source and not isinstance(backend, Encodes)
-        self._skipped: dict[int, int] = {}  # by text: tokens at its beginning that the draft does not read
 
     @classmethod
-    def from_context(cls, context: Any, model: int | str = 1, source: bool = False, window: int = 0) -> DraftModel:
+    def from_context(cls, context: Any, model: int | str = 1, source: bool = False) -> DraftModel:
         """Built by the catalog. `model`: which of several drafts, by place or name. Raises ValueError where there is no such draft."""
         if context.draft is None:
             raise ValueError("the drafter 'draft-model' needs a draft: name one with draft=... (--draft on the command line)")
-        return cls(context.helper(model), context.vocab_size, source=source, window=window)
+        return cls(context.helper(model), context.vocab_size, source=source)
 
     def lag(self, text: Text) -> int:
         encodes = text.source is not None and not self.backend.length(text.slot) and isinstance(self.backend, Encodes)
-        behind = self._behind(text)
-        return (min(behind, self.window) if self.window else behind) + (text.source.shape[-1] if text.source is not None and encodes else 0)
+        return self._behind(text) + (text.source.shape[-1] if text.source is not None and encodes else 0)
 
     def propose(self, asks: Sequence[Ask]) -> list[Draft]:
         growing = [_Growing(ask) for ask in asks]
-        for ask in asks:
-            if ask.n > 0:
-                self._skip(ask.text)
         live = [g for g in growing if self._room(g) > 0 and reads(self.backend, g.ask.text)]
         self.catch_up([g.ask.text for g in live])
         while live:
@@ -96,25 +86,15 @@ class DraftModel:
         self.backend.keep(text.slot, min(self.backend.length(text.slot), self._ahead(text) + len(text.tokens) - 1))
 
     def free(self, text: Text) -> None:
-        self._skipped.pop(text.id, None)
         if text.slot >= 0:
             self.backend.free(text.slot)
-
-    def _skip(self, text: Text) -> None:
-        """Begins anew near the end of a text of which more than the window is unread."""
-        if self.window and self._behind(text) > self.window:
-            self.backend.keep(text.slot, 0)
-            self._skipped[text.id] = len(text.tokens) - self.window
 
     def _room(self, g: _Growing) -> int:
         """How many more tokens fit: the ask, and the draft's own context."""
         return min(g.ask.n, self.backend.max_length - self._ahead(g.ask.text) - len(g.ask.text.tokens)) - len(g.tokens)
 
     def _ahead(self, text: Text) -> int:
-        """Where the text begins in what the draft reads: after the ids of the source that stand before it (features and foreign ids do not), or
-        below 0 where its first tokens are skipped."""
-        if skipped := self._skipped.get(text.id, 0):
-            return -skipped
+        """Ids of the source that stand before the text; features and foreign ids do not."""
         return len(source) if self.source and (source := text.copyable()) is not None else 0
 
     def _behind(self, text: Text) -> int:
