@@ -1,6 +1,6 @@
 """A draft of another vocabulary for a target: TLI, SLEM and UAG against plain decoding, greedy, interleaved prompt by prompt.
 
-    python benchmarks/crossvocab.py --target NAME --draft NAME --data DIR [--out rows.jsonl]
+    python benchmarks/crossvocab.py --target NAME --draft NAME --data DIR [--quantize int4] [--out rows.jsonl]
 
 Two HumanEval and two GSM8K problems, as chat where the target has a template. Every answer is compared with that of plain decoding; where they
 part, the target's logits there say whether rounding can be the reason. Prints a table; --out keeps one JSON line for each answer.
@@ -25,7 +25,7 @@ from draftwise.text import encode
 
 def main() -> None:
     args = arguments()
-    ours = draftwise.load(args.target, args.draft, dtype=args.dtype)
+    ours = draftwise.load(args.target, args.draft, dtype=args.dtype, quantize=args.quantize)
     print(ours.note)
     length = args.length
     methods = {name: catalog.method("fixed", ours.context, length=length, drafter=name) for name in args.drafters.split(",")}
@@ -55,6 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--length", default="fixed:n=4")
     parser.add_argument("--drafters", default="tli,slem,uag")
     parser.add_argument("--dtype", default=None)
+    parser.add_argument("--quantize", default=None, help="as everywhere: int4, or target=int4")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 

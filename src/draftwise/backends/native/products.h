@@ -131,13 +131,13 @@ static inline __attribute__((always_inline)) void tile(
 }
 
 static void rows_of_block(const struct weights *w, const struct rows *r, int64_t block, int64_t t, int64_t from, int64_t to) {
-#define ROWS(n) \
+#define CASE(n) \
     case n: \
         if (w->bits == 4) tile(w, r, block, t, from, to, n, 4); \
         else tile(w, r, block, t, from, to, n, 8); \
         break;
-    switch (rows_of_tile(r, t)) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8) }
-#undef ROWS
+    switch (rows_of_tile(r, t)) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) }
+#undef CASE
 }
 
 /* Whether a product of `count` rows is made a span of groups at a time. */
