@@ -7,7 +7,9 @@ import random
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from inspect import Parameter, Signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,7 +20,7 @@ from torch import Tensor
 
 import tiny
 import tiny_gguf
-from draftwise.backends.hf import HF, cache_name
+from draftwise.backends.hf import CACHES, HF, cache_name
 from draftwise.backends.hf_attention import visible
 from draftwise.backends.hf_cache import Region, Regions, Segment
 from draftwise.backends.hf_lean import Lean, unfit
@@ -384,6 +386,17 @@ def test_replay_goes_on_although_every_draft_is_rejected(name):
         backend.keep(0, len(tokens))
         tokens = (*tokens, turn)
         assert len(tokens) - backend.length(0) <= 12
+
+
+@pytest.mark.parametrize("taken", [*CACHES, None])
+def test_what_a_model_calls_its_cache(taken: str | None) -> None:
+    """By its signature: transformers has changed the name, and models with code of their own have theirs."""
+
+    def forward(**given: Any) -> None: ...
+
+    names = ["input_ids", *filter(None, [taken]), "use_cache"]
+    forward.__signature__ = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])  # type: ignore[attr-defined]
+    assert cache_name(SimpleNamespace(forward=forward)) == taken
 
 
 def test_wrap_chooses_and_refuses():
