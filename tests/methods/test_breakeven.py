@@ -173,6 +173,7 @@ def test_the_next_text_begins_with_half_of_what_was_learnt() -> None:
     assert policy.budget(after, now(lag=60)) == 0
     again = policy.init(read)
     assert (again.tokens, again.emitted, again.usual) == (0, read.emitted / 2, pytest.approx(0.7 * 64 + 0.3 * read.tokens))
+    assert policy.init(read._replace(tokens=128)).usual == pytest.approx(0.9 * 64 + 0.1 * 128)  # long ones are believed more slowly
     assert again.drafted.weights == read.drafted.weights and again.drafted.precision < read.drafted.precision
 
 

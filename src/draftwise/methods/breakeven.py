@@ -25,8 +25,9 @@ as long as half of the stake would be left.
 
 *Reading.* A draft that has not read the prompt, or rested, must read first, which is taken to cost what the target takes for as many tokens, less by
 the ratio of their steps. It may, if the tokens still to come would earn that back at the saving known so far (0.3 of a draft nobody has tried). How
-many will come nobody knows: as many as past answers had, or again as many as there are, if that is more, and no more than may be. What reading took
-is a debt that gains pay back, those of a text beyond its losses; what is left of it at the end of the text is taken from the account.
+many will come nobody knows: as many as three of four past answers had, or again as many as there are, if that is more, and no more than may be. So a
+long prompt waits until its answer has lasted. What reading took is a debt that gains pay back, those of a text beyond its losses; what is left of it
+at the end of the text is taken from the account.
 
 Lossless: `more` is asked after a token is kept, and what a length depends on (times, and verdicts of the past) says nothing of the token to come.
 Under `speculative` the text's law is that of plain decoding, at temperature 0 and under `coupled` its tokens are. Simulated against every fixed
@@ -63,8 +64,8 @@ class Account(NamedTuple):
     rounds that drafted. `debt`: seconds of reading that no gain has paid back yet; `lost`: seconds that rounds of this text lost and no gain made
     good yet. `plain_s`: seconds of a plain pass; `plains`: how many were seen,
     up to three. `balance`: seconds that may be lost. `recent`: how the last round went, from -1 (nothing accepted) to 1 (all). `told`: whether the
-    drafter has rows, as far as the last round says. `started`: the round that read the prompt is over. `tokens`: of this text; `usual`: of past
-    ones."""
+    drafter has rows, as far as the last round says. `started`: the round that read the prompt is over. `tokens`: of this text; `usual`: what
+    three of four past ones had at least."""
 
     drafted: Fit = _DRAFTED
     ahead: Fit = _NEXT
@@ -107,7 +108,7 @@ class Breakeven:
         drafted, ahead = faded(last.drafted, _DRAFTED, 0.5), faded(last.ahead, _NEXT, 0.5)
         emitted, depth, rounds, spent = (total / 2 for total in last[2:6])
         last = last._replace(drafted=drafted, ahead=ahead, emitted=emitted, depth=depth, rounds=rounds, spent=spent, started=False)
-        return last._replace(debt=0.0, lost=0.0, balance=last.balance - last.debt, tokens=0, usual=0.7 * last.usual + 0.3 * last.tokens)
+        return last._replace(debt=0.0, lost=0.0, balance=last.balance - last.debt, tokens=0, usual=_fewest(last))
 
     def budget(self, state: Account, now: Now) -> int:
         plain = next((s for rows, s in now.verify_s if rows == now.batch), math.nan)
@@ -185,6 +186,11 @@ class Breakeven:
                 break
             n += 1
         return n
+
+
+def _fewest(last: Account) -> float:
+    """The tokens that an answer has at least, three times of four: it falls three times as fast as it rises."""
+    return last.usual + (0.3 if last.tokens < last.usual else 0.1) * (last.tokens - last.usual)
 
 
 def _gain(state: Account) -> float:
