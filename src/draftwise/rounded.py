@@ -50,7 +50,7 @@ class Precision(NamedTuple):
 
 def _grouped(bits: int, head: int) -> Precision:
     rounded = partial(hf_grouped.rounded, bits=bits, head=head)
-    return Precision(f"int{bits}-grouped{head}", rounded, hf_grouped.GroupedLinear, hf_grouped.CARRIED, Decoder, hf_grouped.possible)
+    return Precision(f"int{bits}-records{head}", rounded, hf_grouped.GroupedLinear, hf_grouped.CARRIED, Decoder, hf_grouped.possible)
 
 
 PRECISIONS = {

@@ -1,19 +1,21 @@
 """Linear layers with weights of 4 or 8 bits in groups of 32 and inputs rounded to 8 bits group by group, computed by C code of our own
 (native/products.h has the formula).
 
-A pass is bound by reading weights, and 4 bits with the steps of their groups are 5 bits a weight, 8 bits are 9. A group is rounded to evenly spaced
-levels between its smallest and its largest weight; of 4 bits to 16, or to fewer if they fit better: weights that were of 4 bits in such groups
-before, as those of a GGUF file of type Q4_0, Q4_1 or Q4_K, are found again as they were. A target's head keeps 8 bits, since it decides between near
-tokens. Norms and the product of the gated layer's halves are computed on the way in.
+A pass is bound by reading weights, and 4 bits with the steps of their groups are 4.6 bits a weight, 8 bits are 8.6. A group is rounded to evenly spaced
+levels between its smallest weight, or 0, and its largest; of 4 bits to 16, or to fewer if they fit better: weights that were of 4 bits in such groups
+before, as those of a GGUF file of type Q4_0, Q4_1 or Q4_K, are nearly found again as they were. A target's head keeps 8 bits, since it decides between
+near tokens, but is read in 4 of them: the others are added for those tokens alone that are near the best. Norms and the product of the gated layer's
+halves are computed on the way in.
 """
 
 from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,10 +24,12 @@ from draftwise.backends.hf_product import GATED, Before, Norm, inputs
 from draftwise.compiled import NotCompiled, library
 from draftwise.files import user_cache
 
-GROUP, LANES = 32, 16
+GROUP, LANES, RECORD = 32, 16, 8
 CARRIED = torch.float32
 _CHUNK = 256  # outputs that are rounded at once, so that they stay in the caches
 _HUGE = 2 << 20  # bytes of a large page
+_HEADER = 4 * LANES + 2 * RECORD * LANES  # bytes of a record before its numbers
+_PARTS = 256  # of the largest step or least in a record: what a byte counts
 _FEWEST = 7  # levels a group may be rounded to: a group of 6 levels fits one of 12, and so on
 
 
@@ -33,7 +37,7 @@ class Weights(ctypes.Structure):
     """As struct weights of native/products.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("records", "bias", "norm")),
+        *((name, ctypes.c_void_p) for name in ("records", "rest", "bias", "norm")),
         *((name, ctypes.c_int64) for name in ("inputs", "outputs", "bits", "gated")),
         ("eps", ctypes.c_double),
     ]
@@ -44,13 +48,14 @@ class GroupedLinear:
 
     def __init__(self, parts: dict[str, Tensor], shape: torch.Size, bias: Tensor | None = None, before: Before = None) -> None:
         self.out_features, self.in_features = shape
-        records = parts["records"]
+        records, groups = parts["records"], -(-self.in_features // GROUP)
         self._kept = [
             _settled(records),
+            _settled(parts["rest"]) if "rest" in parts else None,
             None if bias is None else bias.detach().float().contiguous(),
             before.weight.float().contiguous() if isinstance(before, Norm) else None,
         ]
-        bits = (records.shape[-1] - 4 * LANES) // 64
+        bits = (records.shape[-1] - -(-groups // RECORD) * _HEADER) // (64 * groups)
         self._wide = inputs(before, self.in_features)
         self.own = Weights(
             *(None if part is None else part.data_ptr() for part in self._kept),
@@ -77,10 +82,13 @@ class GroupedLinear:
 
 
 def rounded(weight: Tensor, role: str = "", bits: int = 4, head: int = 8) -> dict[str, Tensor]:
-    """The records uint8 [blocks, groups, bytes] of a weight [out, in] with `bits` 4 or 8, for the `role` 'head' with as many as `head` says."""
-    bits = head if role == "head" else bits
-    parts = [_records(part.float(), bits) for part in torch.split(weight.detach(), _CHUNK)]
-    return {"records": torch.cat(parts)}
+    """The records uint8 [blocks, bytes] of a weight [out, in] with `bits` 4 or 8; for the `role` 'head' with as many as `head` says, of which
+    8 are records of 4 bits and their 'rest' uint8 [blocks, groups, 256]."""
+    parts = torch.split(weight.detach(), _CHUNK)
+    if role == "head" and head == 8:
+        records, rest = zip(*(_halved(part.float()) for part in parts), strict=True)
+        return {"records": torch.cat(records), "rest": torch.cat(rest)}
+    return {"records": torch.cat([_records(part.float(), head if role == "head" else bits) for part in parts])}
 
 
 def possible(device: torch.device) -> str:
@@ -118,34 +126,111 @@ def _settled(records: Tensor) -> Tensor:
 
 
 def _records(weight: Tensor, bits: int) -> Tensor:
+    groups = -(-weight.shape[1] // GROUP)
+    ends, numbers = _fitted(_grouped(weight), bits)
+    return _joined(ends, _quads(numbers) if bits == 8 else _nibbles(numbers), groups)
+
+
+def _halved(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Records of the upper 4 of 8 bits, and the lower ones: step * (16 upper - least + lower - 7.5)."""
+    groups = -(-weight.shape[1] // GROUP)
+    ends, numbers = _sixteenths(_grouped(weight))
+    return _joined(ends, _nibbles(numbers >> 4), groups), _nibbles(numbers & 15)[:, :groups].contiguous()
+
+
+def _grouped(weight: Tensor) -> Tensor:
+    """[out, in] -> [blocks * LANES, records, RECORD, GROUP], filled up with zeros."""
     outputs, width = weight.shape
-    blocks, groups = -(-outputs // LANES), -(-width // GROUP)
-    padded = torch.nn.functional.pad(weight, (0, groups * GROUP - width, 0, blocks * LANES - outputs)).view(-1, GROUP)
-    step, least, numbers = _fitted(padded, bits)
-    ends = [part.half().view(blocks, LANES, groups).transpose(1, 2) for part in (step, least)]
-    if bits == 8:
-        body = numbers.view(blocks, LANES, groups, 8, 4).permute(0, 2, 3, 1, 4)
-    else:
-        halves = numbers.view(blocks, LANES, groups, 4, 2, 4).permute(4, 0, 2, 3, 1, 5)
-        body = halves[0] | halves[1] << 4
-    return torch.cat([*(part.contiguous().view(torch.uint8) for part in ends), body.reshape(blocks, groups, -1)], -1)
+    return torch.nn.functional.pad(weight, (0, -width % (RECORD * GROUP), 0, -outputs % LANES)).view(-1, -(-width // (RECORD * GROUP)), RECORD, GROUP)
 
 
-def _fitted(weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Steps and leasts [n], as float16 holds them, and numbers uint8 [n, GROUP] of the groups [n, GROUP]: weight = step * number - least."""
-    low, high = weight.amin(1), weight.amax(1)
+class Ends(NamedTuple):
+    """Of groups [..., RECORD]: `most` and `least_most` float16 [...], the largest of a record, and `steps` and `leasts` uint8 [..., RECORD]."""
+
+    most: Tensor
+    steps: Tensor
+    least_most: Tensor
+    leasts: Tensor
+
+    @property
+    def step(self) -> Tensor:
+        """[..., RECORD]."""
+        return self.most.float()[..., None] / _PARTS * self.steps
+
+    @property
+    def least(self) -> Tensor:
+        """[..., RECORD]."""
+        return self.least_most.float()[..., None] / _PARTS * self.leasts
+
+
+def _fitted(weight: Tensor, bits: int) -> tuple[Ends, Tensor]:
+    """Ends and numbers uint8 of the groups [..., RECORD, GROUP]: weight = step * number - least."""
+    low, high = weight.amin(-1).clamp(max=0), weight.amax(-1)
     top = 2**bits - 1
-    best = _at(weight, low, (high - low) / top, top)
-    for levels in range(top - 1, _FEWEST - 1, -1) if bits == 4 else ():
-        other = _at(weight, low, (high - low) / levels, top)
-        better = other[3] < best[3]
-        best = tuple(torch.where(better if old.dim() == 1 else better[:, None], new, old) for new, old in zip(other, best, strict=True))
-    return best[0], best[1], best[2].to(torch.uint8)
+    if bits == 8:
+        return _rounded(weight, -low, lambda least: (high + least) / top, 0.0, top)
+    step = (high - low) / top
+    best = _error(weight, low, step, top)
+    for levels in range(top - 1, _FEWEST - 1, -1):
+        other = (high - low) / levels
+        error = _error(weight, low, other, top)
+        step, best = torch.where(error < best, other, step), torch.minimum(error, best)
+    return _rounded(weight, -low, lambda _: step, 0.0, top, up=False)
 
 
-def _at(weight: Tensor, low: Tensor, step: Tensor, top: int) -> tuple[Tensor, ...]:
-    step, least = step.half().float(), (-low).half().float()
+def _sixteenths(weight: Tensor) -> tuple[Ends, Tensor]:
+    """As `_fitted`, for numbers of 8 bits and ends for their upper 4: weight = step / 16 * (number - 7.5) - least."""
+    low, high = weight.amin(-1).clamp(max=0), weight.amax(-1)
+    least = (-low - 7.5 / 255 * (high - low)).clamp(min=0)
+    return _rounded(weight, least, lambda least: 16 * (high + least) / 247.5, 7.5, 255, 16)
+
+
+def _rounded(
+    weight: Tensor, least: Tensor, step: Callable[[Tensor], Tensor], shift: float, top: int, finer: int = 1, up: bool = True
+) -> tuple[Ends, Tensor]:
+    """Ends as bytes hold them, the step chosen once the least is, and numbers. `up`: both rounded so that nothing lies beyond the levels."""
+    least_most, leasts = _bytes(least, up)
+    ends = Ends(least_most, leasts, least_most, leasts)
+    ends = Ends(*_bytes(step(ends.least), up), least_most, leasts)
+    inverse = torch.where(ends.step > 0, finer / ends.step, 0.0)
+    return ends, ((weight + ends.least[..., None]) * inverse[..., None] + shift).round_().clamp_(0, top).to(torch.uint8)
+
+
+def _bytes(values: Tensor, up: bool) -> tuple[Tensor, Tensor]:
+    """The largest of [..., RECORD] as float16 [...], and the others in its 256ths as bytes. What is more than 0 stays so."""
+    most = (values.amax(-1) * (_PARTS / 254.8)).half()  # a float16 may be less by a 2048th
+    parts = values / torch.where(most > 0, most.float() / _PARTS, 1.0)[..., None]
+    return most, torch.where(values > 0, (parts.ceil() if up else parts.round()).clamp(1, 255), 0.0).to(torch.uint8)
+
+
+def _error(weight: Tensor, low: Tensor, step: Tensor, top: int) -> Tensor:
+    """The sum of squares of what is lost in groups [..., GROUP]."""
     inverse = torch.where(step > 0, 1 / step, 0.0)
-    numbers = ((weight + least[:, None]) * inverse[:, None]).round_().clamp_(0, top)
-    error = torch.addcmul(-least[:, None], numbers, step[:, None]).sub_(weight).square_().sum(1)
-    return step, least, numbers, error
+    numbers = ((weight - low[..., None]) * inverse[..., None]).round_().clamp_(0, top)
+    return torch.addcmul(low[..., None], numbers, step[..., None]).sub_(weight).square_().sum(-1)
+
+
+def _blocks(numbers: Tensor) -> Tensor:
+    """[blocks * LANES, records, ...] -> [blocks, LANES, records, ...]."""
+    return numbers.view(-1, LANES, *numbers.shape[1:])
+
+
+def _quads(numbers: Tensor) -> Tensor:
+    """Numbers of 8 bits as a block has them: [blocks, groups, bytes]."""
+    own = _blocks(numbers).flatten(2, 3)
+    return own.view(*own.shape[:3], 8, 4).permute(0, 2, 3, 1, 4).reshape(len(own), own.shape[2], -1)
+
+
+def _nibbles(numbers: Tensor) -> Tensor:
+    """Those of 4 bits."""
+    own = _blocks(numbers).flatten(2, 3)
+    low, high = own.view(*own.shape[:3], 4, 2, 4).permute(4, 0, 2, 3, 1, 5)
+    return (low | high << 4).reshape(len(own), own.shape[2], -1)
+
+
+def _joined(ends: Ends, numbers: Tensor, groups: int) -> Tensor:
+    """The records [blocks, bytes] of a block's numbers [blocks, groups filled up, bytes]."""
+    largest = [_blocks(part).transpose(1, 2).contiguous().view(torch.uint8) for part in (ends.most, ends.least_most)]
+    each = [_blocks(part).permute(0, 2, 3, 1).flatten(2) for part in (ends.steps, ends.leasts)]
+    records = torch.cat([*largest, *each, numbers.unflatten(1, (-1, RECORD)).flatten(2)], -1).flatten(1)
+    return records[:, : records.shape[1] - (-groups % RECORD) * numbers.shape[-1]].contiguous()
