@@ -195,7 +195,7 @@ def test_a_real_target_with_a_foreign_draft(drafter: str, tmp_path: Path) -> Non
     from draftwise.commands.compare import compare, tolerance
 
     real = os.environ.get("FOREIGN_DRAFT")
-    made = draftwise.load("smollm2", real or save(tmp_path / "bytes"), drafter=drafter, dtype="float32", device="cpu")
+    made = draftwise.load("smollm2", real or save(tmp_path / "bytes"), "fixed:n=3", drafter=drafter, dtype="float32", device="cpu")
     for prompt in ("def mean(values):\n    return", "A caf\u00e9 sells 3 cakes and 4 teas. Together they are"):
         plain, found = (made.generate(prompt, 48, method=method) for method in ("plain", None))
         difference = compare(made.engine.target, made.tokenizer.encode(prompt), plain.tokens, found.tokens)

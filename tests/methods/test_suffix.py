@@ -63,12 +63,12 @@ def test_a_match_of_m_tokens_drafts_at_most_m() -> None:
 
 def test_the_likeliest_path_and_its_score() -> None:
     after = [[1, 2, 3], [1, 2, 4], [1, 5, 6], [9, 9, 9]]
-    assert likeliest(after, 3, 0.1) == ([1, 2, 3], 0.75 + 0.5 + 0.25)
-    assert likeliest(after, 3, 0.3) == ([1, 2], 0.75 + 0.5)
-    assert likeliest(after, 1, 0.1) == ([1], 0.75)
-    assert likeliest([[4, 5, NONE]], 3, 0.1) == ([4, 5], 2.0)
-    assert likeliest([[NONE], [3]], 1, 0.6) == ([3], 1.0)
-    assert likeliest([], 3, 0.1) == ([], 0.0)
+    assert likeliest(after, 3, 0.1)[:2] == ([1, 2, 3], 0.75 + 0.5 + 0.25)
+    assert likeliest(after, 3, 0.3)[:2] == ([1, 2], 0.75 + 0.5)
+    assert likeliest(after, 1, 0.1)[:2] == ([1], 0.75)
+    assert likeliest([[4, 5, NONE]], 3, 0.1)[:2] == ([4, 5], 2.0)
+    assert likeliest([[NONE], [3]], 1, 0.6)[:2] == ([3], 1.0)
+    assert likeliest([], 3, 0.1)[:2] == ([], 0.0)
 
 
 def test_nothing_matches() -> None:

@@ -44,7 +44,7 @@ class _Model(ctypes.Structure):
 
 class _Pass(ctypes.Structure):
     _fields_ = _fields(
-        (_NUMBER, "count segments wanted taps rows threads"),
+        (_NUMBER, "count segments wanted taps rows threads whole"),
         (_POINTER, "segment keys values cosine sine want tap x hidden logits scratch"),
     )
 
@@ -92,7 +92,8 @@ class Decoder:
             (_NUMBER * len(inner))(*inner),
         ]
         segment, keys, values, tap = (ctypes.addressof(part) for part in given)
-        own = _Pass(len(x), len(segments), len(wanted), len(inner), cache.rows, torch.get_num_threads(), segment, keys, values)
+        numbers = len(x), len(segments), len(wanted), len(inner), cache.rows, torch.get_num_threads(), -1 in taps
+        own = _Pass(*numbers, segment, keys, values)
         own.cosine, own.sine, own.want, own.tap = angles[0].data_ptr(), angles[1].data_ptr(), wanted.data_ptr(), tap
         own.x, own.hidden, own.logits = x.data_ptr(), hidden.data_ptr(), logits.data_ptr()
         scratch = torch.empty(self._native.room(ctypes.byref(self._model), ctypes.byref(own)))

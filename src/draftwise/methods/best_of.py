@@ -111,7 +111,7 @@ class BestOf:
         found = [NOTHING] * len(asks)
         wanted: dict[int, list[int]] = {}
         for k, j in enumerate(live):
-            offers = {i: drafts[k] for i, drafts in copies.items()}
+            offers = {i: self._worthwhile(asks[j].text, i, drafts[k]) for i, drafts in copies.items()}
             chosen = self._choose(asks[j].text, offers, {i: own[i, j].n for i in range(len(self.parts))})
             if chosen in offers:
                 found[j] = self._hand_up(asks[j].text, chosen, offers[chosen])
@@ -183,9 +183,19 @@ class BestOf:
                 playing.open[i] = len(text.tokens), offer
         return chosen
 
+    def _worthwhile(self, text: Text, i: int, offer: Draft) -> Draft:
+        """An offer, if its own tokens are expected to pay or nobody can tell; else none, and it waits for the text."""
+        n, expected = len(offer.tokens), self._own.expected(i, text, offer.steps)
+        if expected is None or not n or expected / self.meter.round(i, n) > 1 / self.meter.round(i, 0):
+            return offer
+        self._playing(text).open.setdefault(i, (len(text.tokens), offer))
+        return NOTHING
+
     def _value(self, text: Text, tally: _Tally, i: int, offer: Draft | None, budget: int) -> tuple[float, float]:
         if (offer is not None and not len(offer.tokens)) or budget <= 0:
             return 1.0, self.meter.round(i, 0)
+        if offer is not None and (expected := self._own.expected(i, text, offer.steps)) is not None:
+            return expected, self.meter.round(i, len(offer.tokens))
         counted = offer is not None and offer.probs is None  # how many tokens a part draws may hang on the draws
         return self.worth(text, i, len(offer.tokens) if offer is not None and counted else self._usual(tally, budget))
 

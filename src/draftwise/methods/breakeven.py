@@ -122,10 +122,20 @@ class Breakeven:
             return 0
         if math.isnan(now.draft_s):
             return min(4, self.cap)  # what a draft costs is to be found out
+        if state.told and now.draft_s == 0:
+            return self.cap  # costs nothing to propose: `more` and `expected` tell what it is worth
         n = self._before(state, now, passes)
         if not n:
             return int(left >= self.stake * plain / 2)  # a probe: what is known may be wrong by now
         return self.cap if state.told else n
+
+    def expected(self, state: Account, steps: Sequence[DraftStep]) -> float:
+        """The tokens of a round that drafts these: one, and those that are expected to survive."""
+        survival, tokens = 1.0, 1.0
+        for i, step in enumerate(steps):
+            survival *= chance(state.drafted, _of(step, i, state.recent))
+            tokens += survival
+        return tokens
 
     def more(self, state: Account, now: Now, steps: Sequence[DraftStep]) -> bool:
         survival = 1.0

@@ -60,6 +60,11 @@ class Parts:
         n = max(0, min(length.budget(state, now), ask.n))
         return ask._replace(n=n, more=more if length.per_token or ask.more else None)
 
+    def expected(self, i: int, text: Text, steps: Sequence[DraftStep]) -> float | None:
+        """The tokens of a round with a draft of part `i`, as its policy sees it; None where it does not say, or has no steps to say it by."""
+        expects = getattr(self.lengths[i], "expected", None)
+        return float(expects(self._state(text)[i], steps)) if expects and steps else None
+
     def update(self, i: int, text: Text, draft: Draft, path: list[int], relaxed: int = 0, rows: int = 0, cost: Cost = FREE) -> None:
         """Part `i`'s policy hears what was accepted of its draft; not of an empty draft, nor where the text ended."""
         if (n := len(draft.tokens)) and text.tokens[-1] not in text.sampling.stop_ids:

@@ -4,7 +4,8 @@
         from the place after it go to the most frequent next token:           prob *= count(next) / count(all next);  stop below min_prob
     score = the sum of the probs of the drafted tokens; the best score drafts, a longer match before a shorter one, this text before the others
 
-So a long match drafts many tokens and an ambiguous one few. No model and no law (``probs=None``).
+So a long match drafts many tokens and an ambiguous one few. No model and no law (``probs=None``). Who asks for `more` is told of each token how sure
+it is, which is ours: a run of n tokens that agreed goes on in (n + 1) of n + 2 cases (the rule of succession), and so with its share of those.
 
 Reference: Oliaro et al. 2024, "SuffixDecoding" (arXiv 2411.04975). Differs from it: no suffix trees but hash chains (`methods.history`), an
 eighth of the memory and microseconds a token in Python; so counts are over the `recent` latest occurrences of a run, not over all. They are
@@ -25,14 +26,16 @@ import torch
 
 from draftwise.methods.history import LEVELS, NONE, History
 from draftwise.protocols import Ask
-from draftwise.types import Draft, Outcome, Text
+from draftwise.types import Draft, DraftStep, Outcome, Text
 
 
 class Found(NamedTuple):
-    """A proposal: its `tokens` and the `score` by which proposals are compared."""
+    """A proposal: its `tokens`, the `score` by which proposals are compared, of each token its share of what followed, and how long the match is."""
 
     tokens: list[int]
     score: float
+    shares: Sequence[float] = ()
+    matched: int = 0
 
 
 @dataclass
@@ -74,7 +77,7 @@ class Suffix:
         return len(text.tokens) - (own.history.total if own else 0)
 
     def propose(self, asks: Sequence[Ask]) -> list[Draft]:
-        return [self._draft(ask.text, ask.n) for ask in asks]
+        return [self._draft(ask) for ask in asks]
 
     def observe(self, text: Text, draft: Draft, outcome: Outcome) -> None:
         """The next `propose` reads what was added. Below a cascade a text can also have lost what the level above refused."""
@@ -96,12 +99,19 @@ class Suffix:
             self._own[text.id] = _Own(History(1 << max(10, len(text.tokens).bit_length() + 1), grows=True), max(begin, 0))
         return self._own[text.id]
 
-    def _draft(self, text: Text, n: int) -> Draft:
+    def _draft(self, ask: Ask) -> Draft:
+        text = ask.text
         own = self._see(text, len(text.tokens))
         own.history.extend(text.tokens, own.history.total)
-        tokens = self._best(own.history, text.tokens, n).tokens
-        ends = [i for i, token in enumerate(tokens) if token in text.sampling.stop_ids]
-        return Draft(torch.tensor(tokens[: ends[0] + 1] if ends else tokens, dtype=torch.int64), origin="suffix")
+        found = self._best(own.history, text.tokens, ask.n)
+        ends = [i + 1 for i, token in enumerate(found.tokens) if token in text.sampling.stop_ids]
+        steps: list[DraftStep] = []
+        for token in found.tokens[: ends[0] if ends else None] if ask.more else ():
+            steps.append(step(found, len(steps), token))
+            if not ask.more(steps):
+                break
+        n = len(steps) if ask.more else ends[0] if ends else len(found.tokens)
+        return Draft(torch.tensor(found.tokens[:n], dtype=torch.int64), steps=tuple(steps), origin="suffix")
 
     def _best(self, own: History, tokens: Sequence[int], n: int) -> Found:
         tail, best = tokens[-self.depth :], Found([], 0.0)
@@ -123,7 +133,7 @@ class Suffix:
                 if (budget := self._budget(length, n)) > best.score:
                     after = [row for row, matched in zip(places.after, places.lengths, strict=True) if matched >= length]
                     found = likeliest(after, budget, self.min_prob)
-                    best = found if found.score > best.score else best
+                    best = found._replace(matched=length) if found.score > best.score else best
         return best
 
     def _budget(self, length: int, n: int) -> int:
@@ -134,6 +144,7 @@ def likeliest(after: list[list[int]], budget: int, min_prob: float) -> Found:
     """The most frequent path through the continuations `after`, of at most `budget` tokens, none less likely than `min_prob`. Of equally
     frequent tokens the one that comes first in `after`."""
     tokens: list[int] = []
+    shares: list[float] = []
     prob, score = 1.0, 0.0
     for d, counts in enumerate(_counts(after, tokens, budget)):
         if len(counts) == 1 and d == 0 and len(after) == 1:  # one occurrence: all of it is certain
@@ -145,8 +156,9 @@ def likeliest(after: list[list[int]], budget: int, min_prob: float) -> Found:
         if prob < min_prob:
             break
         tokens.append(token)
+        shares.append(count / total)
         score += prob
-    return Found(tokens, score)
+    return Found(tokens, score, shares)
 
 
 def _counts(after: list[list[int]], tokens: list[int], budget: int) -> Iterator[Counter[int]]:
@@ -160,4 +172,12 @@ def _counts(after: list[list[int]], tokens: list[int], budget: int) -> Iterator[
 def _certain(row: list[int], budget: int, min_prob: float) -> Found:
     taken = row[:budget]
     ends = taken.index(NONE) if NONE in taken else len(taken)
-    return Found(taken[:ends], float(ends))
+    return Found(taken[:ends], float(ends), [1.0] * ends)
+
+
+def step(found: Found, i: int, token: int) -> DraftStep:
+    """How sure token i is; the rest of the probability is taken to be one other token's."""
+    n = found.matched + i
+    prob = found.shares[i] * (n + 1) / (n + 2)
+    entropy = -prob * math.log(prob) - (1 - prob) * math.log(1 - prob)
+    return DraftStep(i, token, prob, max(prob, 1 - prob), min(prob, 1 - prob), entropy)

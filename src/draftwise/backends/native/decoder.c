@@ -27,11 +27,12 @@ struct model {
 
 struct pass {
     int64_t count, segments, wanted, taps, rows, threads; /* rows: that the buffers of keys and values have */
+    int64_t whole; /* the last layer is asked for all inputs, not for the wanted ones alone */
     const struct segment *segment;
     void *const *keys, *const *values; /* of each layer, [groups][rows][width] */
     const float *cosine, *sine; /* [count][width] */
     const int64_t *want, *tap;  /* inputs whose logits are asked for; layers whose input is, ascending */
-    float *x;                   /* [count][hidden]: in, the embeddings; out, what comes before the last norm */
+    float *x;                   /* [count][hidden]: in, the embeddings; out, what comes before the last norm, of all inputs or the wanted ones */
     float *hidden;              /* [taps][count][hidden] */
     float *logits;              /* [wanted][vocabulary] */
     float *scratch;             /* see room() */
@@ -55,8 +56,22 @@ int64_t room(const struct model *m, const struct pass *p) {
     return n * wide + own + p->threads * HEADS * ROWS * longest(p);
 }
 
-/* Queries, keys and values of all inputs to what the heads make of them. */
-static void mix(const struct model *m, int64_t layer, const struct pass *p, float *qkv, float *mixed, float *scores) {
+/* Whether one of the inputs from .. from + n - 1 is wanted. */
+static int any_wanted(const struct pass *p, int64_t from, int64_t n) {
+    for (int64_t k = 0; k < p->wanted; k++)
+        if (p->want[k] >= from && p->want[k] < from + n) return 1;
+    return 0;
+}
+
+/* Brings the wanted rows of [count][width] to the front; by all threads together. */
+static void gather(const struct pass *p, float *rows, int64_t width) {
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < width; i++)
+        for (int64_t k = 0; k < p->wanted; k++) rows[k * width + i] = rows[p->want[k] * width + i];
+}
+
+/* Queries, keys and values of all inputs to what the heads make of them, or of the wanted ones alone. */
+static void mix(const struct model *m, int64_t layer, const struct pass *p, int all_inputs, float *qkv, float *mixed, float *scores) {
     const struct shape *s = &m->shape;
     const float *const *norms = m->layers[layer].norms;
     void *keys = p->keys[layer], *values = p->values[layer];
@@ -75,6 +90,7 @@ static void mix(const struct model *m, int64_t layer, const struct pass *p, floa
             for (int64_t some = 0; some < all; some++) {
                 const int64_t row = part->first + t, group = some / parts, begin = some % parts * HEADS, head = group * each + begin;
                 const int64_t rows = part->n - t < ROWS ? part->n - t : ROWS, n = each - begin < HEADS ? each - begin : HEADS;
+                if (!all_inputs && !any_wanted(p, row, rows)) continue;
                 const float *query = qkv + (row * wide + head) * s->width;
                 float *out = mixed + (row * s->heads + head) * s->width;
                 attend_some(s, part, t, rows, n, query, wide, keys, values, p->rows, group, scores, longest(p), out);
@@ -97,15 +113,21 @@ void decode(const struct model *m, const struct pass *p) {
                 for (int64_t at = 0; at < p->count * hidden; at++) p->hidden[taken * p->count * hidden + at] = p->x[at];
                 taken++;
             }
+            const int all_inputs = p->whole || i + 1 < m->count;
+            const int64_t some = all_inputs ? p->count : p->wanted;
             multiply_together(&l->qkv, p->count, p->x, NULL, qkv, own);
-            mix(m, i, p, qkv, mixed, scores + omp_get_thread_num() * HEADS * ROWS * length);
-            multiply_together(&l->out, p->count, mixed, p->x, p->x, own);
-            multiply_together(&l->gated, p->count, p->x, NULL, gated, own);
-            multiply_together(&l->down, p->count, gated, p->x, p->x, own);
+            mix(m, i, p, all_inputs, qkv, mixed, scores + omp_get_thread_num() * HEADS * ROWS * length);
+            if (!all_inputs) {
+                gather(p, mixed, l->out.inputs);
+                gather(p, p->x, hidden);
+            }
+            multiply_together(&l->out, some, mixed, p->x, p->x, own);
+            multiply_together(&l->gated, some, p->x, NULL, gated, own);
+            multiply_together(&l->down, some, gated, p->x, p->x, own);
         }
 #pragma omp for schedule(static) collapse(2)
         for (int64_t k = 0; k < p->wanted; k++)
-            for (int64_t i = 0; i < hidden; i++) qkv[k * hidden + i] = p->x[p->want[k] * hidden + i];
+            for (int64_t i = 0; i < hidden; i++) qkv[k * hidden + i] = p->x[(p->whole ? p->want[k] : k) * hidden + i];
         multiply_together(&m->head, p->wanted, qkv, NULL, p->logits, own);
     }
 }

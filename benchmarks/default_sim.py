@@ -1,0 +1,241 @@
+"""The default and its rivals over recorded greedy texts at the prices of a machine: real drafters, real policies, a clock that counts.
+
+    python benchmarks/default_sim.py benchmarks/breakeven/pairs.jsonl [--world int4] [--methods plain,suffix,auto] [--seeds 3]
+    python benchmarks/default_sim.py pairs.jsonl --record --target DIR --draft DIR --data FOLDER [--quantize int4] [--limit 4]
+
+A recorded text has the prompt and the greedy answer of the target, and for each token of the answer what the draft would have said there: its
+likeliest token, how sure it was, and the entropy of its row. Two models that say just that take the places of target and draft; each of their passes
+moves the clock on by its price, with noise. So what is compared are decisions alone, in minutes and without the noise of a machine. What a draft says
+behind a wrong token nobody recorded: it is given what it said there of the right one. Texts come in another order for each seed; what was learnt of one
+is there for the next. Printed: tokens a second by group, and for 'auto' the ratio to the best other and to plain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from breakeven_sim import FLAT, GGUF, INT8  # beside this file
+from torch import Tensor
+
+from draftwise import catalog
+from draftwise.bench.plan import split
+from draftwise.context import Context
+from draftwise.engine import Engine
+from draftwise.methods.breakeven_fit import seconds
+from draftwise.types import Feed, Rows, Sampling
+
+_ALIKE = 4096  # ids that share the rest of a row's probability, at most
+
+
+class World(NamedTuple):
+    """Milliseconds: of a pass by its rows, of a token read beyond 16 by the target, of a draft step, of a token read by the draft."""
+
+    passes: tuple[tuple[int, float], ...]
+    reads: float
+    step: float
+    draft_reads: float
+
+
+WORLDS = {
+    "int4": World(((1, 45.0), (2, 46.0), (4, 49.0), (6, 55.0), (8, 62.0), (11, 74.0), (16, 110.0), (22, 145.0), (32, 215.0)), 5.3, 16.0, 1.5),
+    "int8": World(INT8, 6.0, 25.0, 2.0),
+    "bf16": World(FLAT, 9.0, 56.0, 3.0),
+    "gguf": World(GGUF, 12.0, 26.0, 4.0),
+}
+
+
+class Said(NamedTuple):
+    """One recorded text; of each place of the answer what the draft said."""
+
+    group: str
+    prompt: list[int]
+    answer: list[int]
+    token: list[int]
+    prob: list[float]
+    entropy: list[float]
+
+
+class Clock:
+    """Seconds that prices add up to."""
+
+    def __init__(self, seed: int) -> None:
+        self.now, self._noise = 0.0, random.Random(seed)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def spend(self, milliseconds: float) -> None:
+        burst = self._noise.random() if self._noise.random() < 0.02 else 0.0
+        self.now += milliseconds / 1e3 * (1 + abs(self._noise.gauss(0, 0.05)) + burst)
+
+    def mark(self) -> float:
+        return self.now
+
+    def seconds(self, start: float, end: float) -> float:
+        return end - start
+
+
+class Model:
+    """A `Backend` that knows one text: after the first n tokens of it, what stands there. `own`: whether as the draft said."""
+
+    max_length = 1 << 20
+
+    def __init__(self, vocab_size: int, clock: Clock, world: World, own: bool) -> None:
+        self.vocab_size, self.clock, self.world, self.own = vocab_size, clock, world, own
+        self.text: Said | None = None
+        self.slots: dict[int, int] = {}
+
+    def length(self, slot: int) -> int:
+        return self.slots.get(slot, 0)
+
+    def forward(self, feeds: Sequence[Feed]) -> list[Rows]:
+        rows = sum(len(feed.tokens) for feed in feeds)
+        self.clock.spend(self.price(rows))
+        return [self._read(feed) for feed in feeds]
+
+    def price(self, rows: int) -> float:
+        """Milliseconds of a pass."""
+        if self.own:
+            return self.world.step + max(0, rows - 1) * self.world.draft_reads
+        return seconds(self.world.passes, min(rows, 16)) + max(0, rows - 16) * self.world.reads
+
+    def keep(self, slot: int, length: int, path: Sequence[int] = ()) -> int:
+        self.slots[slot] = min(length, self.length(slot)) + len(path)
+        return self.slots[slot]
+
+    def free(self, slot: int) -> None:
+        self.slots.pop(slot, None)
+
+    def _read(self, feed: Feed) -> Rows:
+        self.slots[feed.slot] = end = self.length(feed.slot) + len(feed.tokens)
+        rows = [self._row(place) for place in range(end - feed.want + 1, end + 1)]
+        return Rows(torch.stack(rows) if rows else torch.zeros(0, self.vocab_size), {})
+
+    def _row(self, place: int) -> Tensor:
+        """The logits of the token at a place of the text; beyond its end the last one again."""
+        assert self.text is not None
+        i = min(place - len(self.text.prompt), len(self.text.answer) - 1)
+        if not self.own or i < 0:
+            row = torch.full((self.vocab_size,), -30.0)
+            row[self.text.answer[max(i, 0)]] = 0.0
+            return row
+        prob, entropy = min(max(self.text.prob[i], 1e-4), 1 - 1e-4), self.text.entropy[i]
+        alike = (1 - prob) * math.exp(min(max((entropy + prob * math.log(prob)) / (1 - prob), 0.0), 12.0))  # H = -p ln p - (1-p) ln((1-p)/alike)
+        alike = min(max(1, math.ceil((1 - prob) / prob), round(alike)), _ALIKE, self.vocab_size - 1)
+        row = torch.full((self.vocab_size,), -60.0)
+        row[(self.text.token[i] + 1 + torch.arange(alike)) % self.vocab_size] = math.log((1 - prob) / alike)
+        row[self.text.token[i]] = math.log(prob) + 1e-6
+        return row
+
+
+def play(world: World, spec: str, texts: Sequence[Said], vocabulary: int, seed: int) -> dict[str, tuple[int, float]]:
+    """Tokens and seconds of each group under a method."""
+    clock = Clock(seed)
+    target, draft = (Model(vocabulary, clock, world, own) for own in (False, True))
+    method = catalog.method(spec, Context(target, draft, vocabulary, (draft,), ("draft",)))
+    engine = Engine(target)
+    engine._clock = clock  # type: ignore[assignment]
+    if hasattr(method.drafter, "meter"):
+        method.drafter.meter.clock = clock
+    found: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    for text in texts:
+        target.text = draft.text = text
+        start = clock.now
+        (answer,) = engine.generate([text.prompt], Sampling(max_tokens=len(text.answer)), method)
+        if answer != text.answer:
+            raise ValueError(f"{spec} wrote another text than the recorded one")
+        tokens, took = found[text.group]
+        found[text.group] = tokens + len(answer), took + clock.now - start
+    return found
+
+
+def compact(texts: Sequence[Said]) -> tuple[list[Said], int]:
+    """The same with small ids, and how many there are."""
+    ids: dict[int, int] = {}
+
+    def small(tokens: Sequence[int]) -> list[int]:
+        return [ids.setdefault(token, len(ids)) for token in tokens]
+
+    return [text._replace(prompt=small(text.prompt), answer=small(text.answer), token=small(text.token)) for text in texts], len(ids)
+
+
+def record(args: argparse.Namespace) -> None:
+    """Writes a line for each turn of problems of Spec-Bench."""
+    import draftwise
+    from draftwise.bench import rendering, tasks
+
+    ours = draftwise.load(args.target, args.draft, dtype=args.dtype, quantize=args.quantize)
+    render, draft = rendering.load(args.target), ours.context.draft
+    with args.texts.open("w") as out:
+        for problem in tasks.load("specbench", args.data, args.limit):
+            answers: list[str] = []
+            for turn in range(len(problem.turns)):
+                prompt = render.ids(problem.turns[: turn + 1], answers)
+                answer = ours.generate(prompt, args.max_tokens, method="suffix").tokens
+                answers.append(render.text(answer))
+                law = draft.forward([Feed(99, torch.tensor([*prompt, *answer[:-1]]), len(answer))])[0].logits.float().log_softmax(-1)
+                draft.free(99)
+                top, entropy = law.max(-1), -(law.exp() * law).nan_to_num().sum(-1)
+                said = Said(problem.group, prompt, list(answer), top.indices.tolist(), _short(top.values.exp()), _short(entropy))
+                out.write(json.dumps(said) + "\n")
+                out.flush()
+
+
+def _short(values: Tensor) -> list[float]:
+    return [round(value, 4) for value in values.tolist()]
+
+
+def main() -> None:
+    args = arguments()
+    if args.record:
+        record(args)
+        return
+    texts, vocabulary = compact([Said(*json.loads(line)) for line in args.texts.read_text().splitlines()])
+    groups = sorted({text.group for text in texts})
+    for name in args.world.split(","):
+        speeds: dict[str, list[float]] = {}
+        for spec in split(args.methods):
+            runs = []
+            for seed in range(args.seeds):
+                order = random.Random(seed).sample(texts, len(texts))
+                runs.append(play(WORLDS[name], spec, order, vocabulary, seed))
+            whole = [[sum(part) for part in zip(*run.values(), strict=True)] for run in runs]
+            speeds[spec] = [statistics.median(run[group][0] / run[group][1] for run in runs) for group in groups]
+            speeds[spec].append(statistics.median(tokens / took for tokens, took in whole))
+        print(name.ljust(30), *(group[:13].rjust(14) for group in [*groups, "all"]))
+        for spec, row in speeds.items():
+            print(spec.ljust(30), *(f"{value:14.2f}" for value in row))
+        if "auto" in speeds and len(speeds) > 1:
+            rivals = [row for spec, row in speeds.items() if spec != "auto"]
+            best = [max(column) for column in zip(*rivals, strict=True)]
+            print("auto / best other".ljust(30), *(f"{own / other:14.2f}" for own, other in zip(speeds["auto"], best, strict=True)))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("texts", type=Path)
+    parser.add_argument("--world", default="int4", help=f"some of {', '.join(WORLDS)}")
+    parser.add_argument("--methods", default="plain,fixed:n=2,fixed:n=4,suffix,breakeven,auto")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--target")
+    parser.add_argument("--draft")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--quantize")
+    parser.add_argument("--dtype")
+    parser.add_argument("--limit", type=int, default=4, help="problems of each group of Spec-Bench")
+    parser.add_argument("--max-tokens", type=int, default=128)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
