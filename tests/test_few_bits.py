@@ -196,6 +196,11 @@ def test_one_call_is_the_lean_pass(name: str, dtype: torch.dtype) -> None:
     whole = both[1].forward([Feed(5, texts[1], 40)])[0].logits
     parts = [both[1].forward([Feed(6, part, len(part))])[0].logits for part in texts[1].split([1, 11, 2, 26])]
     assert torch.equal(torch.cat(parts), whole)
+    few = HF(made[1], taps=(1,))  # without the rows after the last norm the last layer is computed for the wanted rows alone
+    own = few.forward([Feed(0, texts[1], 3), Feed(1, texts[0, :4], 0), Feed(2, texts[1, :8], 1)])
+    assert torch.equal(torch.cat([part.logits for part in own]), torch.cat([whole[-3:], whole[7:8]]))
+    assert torch.equal(few.forward([Feed(0, texts[0, :2], 2)])[0].logits, both[1].forward([Feed(5, texts[0, :2], 2)])[0].logits)
+    assert few.forward([Feed(3, texts[0], 0)])[0].logits.shape == (0, whole.shape[1])
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -14,7 +15,7 @@ from draftwise.methods.gammatune import GammaTune
 from draftwise.methods.meter import Counted, Meter
 from draftwise.noise import Noise
 from draftwise.protocols import Ask
-from draftwise.types import Draft, Outcome, Rows, Sampling, Text
+from draftwise.types import Draft, DraftStep, Now, Outcome, Round, Rows, Sampling, Text
 
 
 class Scripted:
@@ -107,6 +108,58 @@ def test_what_nobody_asked_for_is_read_against_the_text() -> None:
     assert not run.drafter._playing(run.text).open
     assert run.drafter._own.states[1][0].g == pytest.approx(3.6)
     assert run.drafter._own.states[1][1].n == 6  # all of the model's four were accepted
+
+
+class Believing:
+    """Takes what a drafter says of its tokens for the truth."""
+
+    per_token, rowless = True, True
+
+    def init(self, last: object) -> None:
+        return None
+
+    def budget(self, state: None, now: Now) -> int:
+        return 3
+
+    def more(self, state: None, now: Now, steps: Sequence[DraftStep]) -> bool:
+        return True
+
+    def update(self, state: None, round: Round) -> None:
+        return None
+
+    def expected(self, state: None, steps: Sequence[DraftStep]) -> float:
+        return 1 + sum(math.prod(step.prob for step in steps[: i + 1]) for i in range(len(steps)))
+
+
+class Sure(Scripted):
+    """Says how sure it is of each token: `probs`, one after the other, for its rounds."""
+
+    def __init__(self, probs: Sequence[float], n: int) -> None:
+        super().__init__("copies", False, counting(n))
+        self.probs = iter(probs)
+
+    def propose(self, asks: Sequence[Ask]) -> list[Draft]:
+        prob = next(self.probs)
+        return [one._replace(steps=tuple(DraftStep(i, 0, prob, prob, 0.0, 0.0) for i in range(len(one.tokens)))) for one in super().propose(asks)]
+
+
+def test_an_offer_is_weighed_by_what_it_says_of_itself() -> None:
+    """A pass is 1. Two tokens of 0.9 bring 2.71 for 1, three of the model's 4 for 1.75: 2.29; two of 0.5 bring 1.75."""
+    model = Scripted("model", True, counting(3))
+    assert Run(made(Sure([0.9], 2), model, Believing())).round() == "copies"
+    assert Run(made(Sure([0.5], 2), model, Believing())).round() == "model"
+
+
+def test_an_offer_that_would_lose_is_not_made_and_learnt_from() -> None:
+    """Where a row more costs half a pass, a token of 0.4 brings 1.4 for 1.5."""
+    copies = Sure([0.4, 0.6], 1)
+    drafter = made(copies, Scripted("model", True, counting(0)), Believing())
+    drafter.meter.round = lambda i, drafted: 1 + 0.5 * drafted if i == 0 else 9.0  # type: ignore[method-assign]
+    run = Run(drafter)
+    assert run.round() == "plain"
+    tally = run.drafter._playing(run.text).tallies[0]
+    assert (tally.tokens, tally.rounds) == (2 + 0.5 * 2, 1.5)  # it was right, as hoped for
+    assert run.round() == "copies"
 
 
 def test_a_proposal_waits_until_the_text_has_answered() -> None:

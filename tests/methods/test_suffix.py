@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 
@@ -69,6 +70,20 @@ def test_the_likeliest_path_and_its_score() -> None:
     assert likeliest([[4, 5, NONE]], 3, 0.1)[:2] == ([4, 5], 2.0)
     assert likeliest([[NONE], [3]], 1, 0.6)[:2] == ([3], 1.0)
     assert likeliest([], 3, 0.1)[:2] == ([], 0.0)
+
+
+def test_a_copy_says_how_sure_it_is_and_stops_where_it_is_told() -> None:
+    """After 7, 8 came 1, 2 twice and 1, 3 once; the match is two tokens long, then three."""
+    tokens = [7, 8, 1, 2, 4, 7, 8, 1, 3, 5, 7, 8, 1, 2, 6, 7, 8]
+    asked: list[int] = []
+    ask = Ask(text(tokens), 9, lambda steps: asked.append(len(steps)) is None and len(steps) < 2)
+    found = Suffix(memory=64, alpha=2.0).propose([ask])[0]
+    assert found.tokens.tolist() == [1, 2] and asked == [1, 2]
+    assert [(step.token, step.prob) for step in found.steps] == [(1, pytest.approx(3 / 4)), (2, pytest.approx(2 / 3 * 4 / 5))]
+    assert [step.top1 + step.top2 for step in found.steps] == [pytest.approx(1)] * 2
+    first = found.steps[0]
+    assert first.entropy == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert Suffix(memory=64, alpha=2.0).propose([Ask(text(tokens), 9)])[0].steps == ()  # nobody asks
 
 
 def test_nothing_matches() -> None:

@@ -5,7 +5,9 @@
     draft with the part of the largest worth; with another model now and then (below);  the parts' own policies say how many tokens
 
     E[tokens]: mean of 1 + accepted over the rounds in which the part proposed something, newest first with weights `decay`^k, begun with one round
-    in which all was accepted: who has not been tried is hoped for.  draft_s, read_s, verify_s: running means of what was measured.
+    in which all was accepted: who has not been tried is hoped for.  draft_s, read_s, verify_s: medians of what was measured.
+    Where a part without a model says how sure it is of each token and its policy knows what that means (`Length.expected`), E[tokens] is that of this
+    very offer, and one that would not beat plain decoding is not made: a copy after one matching word and one after twenty are not worth the same.
 
 *Full information*: what a part without a model proposed and nobody asked for is read against the text that came instead. The tokens in common
 are those that would have been accepted (of greedy text exactly; above temperature 0 on the average for copies, and too few for parts that draw).
@@ -212,7 +214,8 @@ class BestOf:
     def _hand_up(self, text: Text, i: int, draft: Draft, lag: int = 0) -> Draft:
         playing = self._playing(text)
         playing.last, playing.made = i, (i, draft, lag)
-        playing.open.pop(i, None)
+        if len(draft.tokens):
+            playing.open.pop(i, None)
         return draft
 
     def _credit(

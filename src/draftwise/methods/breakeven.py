@@ -15,7 +15,8 @@ before it. The text of a request teaches both; the next request starts with them
 
 where R is the rate of decoding in tokens per second: the larger of the plain rate ``1 / pass(1)`` and the rate of the policy's own recent rounds,
 priced by the same table. (The marginal value theorem: leave where the marginal gain falls to the mean rate. As S falls and the costs do not, looking
-one step ahead is enough.) A drafter without rows, such as prompt lookup, gives the a(x) of positions only, and the rule is used before drafting.
+one step ahead is enough.) A drafter that says nothing of its tokens, such as prompt lookup, gives the a(x) of positions only, and the rule is used
+before drafting. One that says something and costs nothing is asked in any case: `more` says where to stop, and `expected` whether to use it at all.
 
 *The floor.* An account in seconds: what rounds gained over plain passes, less what they lost. Drafting has to be paid from it. It starts with
 `stake` plain passes, holds at most twenty times that (what was gained may be risked on another text), and half a percent of the time of plain passes
