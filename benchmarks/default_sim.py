@@ -1,13 +1,15 @@
 """The default and its rivals over recorded greedy texts at the prices of a machine: real drafters, real policies, a clock that counts.
 
-    python benchmarks/default_sim.py benchmarks/breakeven/pairs.jsonl [--world int4] [--methods plain,suffix,auto] [--seeds 3]
+    python benchmarks/default_sim.py benchmarks/breakeven/pairs.jsonl [--world int4] [--methods plain,suffix,auto,foresight] [--seeds 3]
     python benchmarks/default_sim.py pairs.jsonl --record --target DIR --draft DIR --data FOLDER [--quantize int4] [--limit 4]
 
 A recorded text has the prompt and the greedy answer of the target, and for each token of the answer what the draft would have said there: its
 likeliest token, how sure it was, and the entropy of its row. Two models that say just that take the places of target and draft; each of their passes
 moves the clock on by its price, with noise. So what is compared are decisions alone, in minutes and without the noise of a machine. What a draft says
 behind a wrong token nobody recorded: it is given what it said there of the right one. Texts come in another order for each seed; what was learnt of one
-is there for the next. Printed: tokens a second by group, and for 'auto' the ratio to the best other and to plain.
+is there for the next. Printed: tokens a second by group, and for 'auto' the ratio to the best other and, with the geometric mean over the groups in the
+last column, to plain. The method 'foresight' is what no policy can be: it knows how many of the draft model's tokens will be accepted and drafts as many of
+them as pay. What it does not reach, no choice of lengths for this draft does.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from draftwise.bench.plan import split
 from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.methods.breakeven_fit import seconds
-from draftwise.types import Feed, Rows, Sampling
+from draftwise.types import Feed, Now, Rows, Sampling
 
 _ALIKE = 4096  # ids that share the rest of a row's probability, at most
 
@@ -137,11 +139,38 @@ class Model:
         return row
 
 
+class Foresight:
+    """The length that pays most, by somebody who knows the text."""
+
+    per_token = False
+
+    def __init__(self, target: Model, world: World) -> None:
+        self.target, self.world = target, world
+
+    def init(self, last: object) -> None:
+        return None
+
+    def budget(self, state: None, now: Now) -> int:
+        text, begin = self.target.text, now.context - len(self.target.text.prompt)  # type: ignore[union-attr]
+        assert text is not None
+        right = next((i for i in range(begin, len(text.answer)) if text.token[i] != text.answer[i]), len(text.answer)) - begin
+        return max(range(right + 1), key=lambda n: (n + 1) / (self.world.step * n + seconds(self.world.passes, n + 1)))
+
+    def more(self, state: None, now: Now, steps: object) -> bool:
+        return True
+
+    def update(self, state: None, round: object) -> None:
+        return None
+
+
 def play(world: World, spec: str, texts: Sequence[Said], vocabulary: int, seed: int) -> dict[str, tuple[int, float]]:
     """Tokens and seconds of each group under a method."""
     clock = Clock(seed)
     target, draft = (Model(vocabulary, clock, world, own) for own in (False, True))
-    method = catalog.method(spec, Context(target, draft, vocabulary, (draft,), ("draft",)))
+    context = Context(target, draft, vocabulary, (draft,), ("draft",))
+    method = catalog.method("breakeven" if spec == "foresight" else spec, context)
+    if spec == "foresight":
+        method = method._replace(length=Foresight(target, world))
     engine = Engine(target)
     engine._clock = clock  # type: ignore[assignment]
     if hasattr(method.drafter, "meter"):
@@ -215,9 +244,12 @@ def main() -> None:
         for spec, row in speeds.items():
             print(spec.ljust(30), *(f"{value:14.2f}" for value in row))
         if "auto" in speeds and len(speeds) > 1:
-            rivals = [row for spec, row in speeds.items() if spec != "auto"]
+            rivals = [row for spec, row in speeds.items() if spec not in ("auto", "foresight")]
             best = [max(column) for column in zip(*rivals, strict=True)]
             print("auto / best other".ljust(30), *(f"{own / other:14.2f}" for own, other in zip(speeds["auto"], best, strict=True)))
+        for spec in set(speeds) - {"plain"} if "plain" in speeds else ():
+            ratios = [own / other for own, other in zip(speeds[spec][:-1], speeds["plain"][:-1], strict=True)]
+            print(f"{spec} / plain".ljust(30), *(f"{ratio:14.2f}" for ratio in [*ratios, statistics.geometric_mean(ratios)]))
 
 
 def arguments() -> argparse.Namespace:
