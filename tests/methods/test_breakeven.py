@@ -140,12 +140,17 @@ def test_a_long_text_is_read_where_the_answer_is_long_enough() -> None:
 
 
 def test_a_round_is_charged_what_it_usually_takes() -> None:
-    """A burst made a round of 0.16 s last half a second. Reading a text is charged as it was."""
+    """A burst made a round of 0.16 s last half a second. Reading a text is charged as it was the first time, and then as it usually is."""
     policy, state = Breakeven(), begun(Breakeven())
     burst = drafted(2, 0, 0.04, 0.46)._replace(usual_s=0.16)
     assert policy.update(state, burst).balance == pytest.approx(state.balance - 0.06)
     assert policy.update(state, burst._replace(usual_s=math.nan)).balance == pytest.approx(state.balance - 0.4)
-    assert policy.update(state, burst._replace(lag=300)).debt == pytest.approx(0.4)
+    read = policy.update(state, burst._replace(lag=300))
+    assert read.debt == pytest.approx(0.4) and read.read_s == pytest.approx(0.34 / 300)
+    slow = policy.update(read, burst._replace(lag=300, draft_s=5.0))  # weights came from the disk
+    assert slow.debt == pytest.approx(0.4 + 0.4) and read.read_s < slow.read_s < 2.5 * read.read_s
+    assert policy.update(slow, burst._replace(lag=300)).read_s < slow.read_s
+    assert policy.update(read, burst._replace(lag=300, usual_s=math.nan)).debt == pytest.approx(0.8)
 
 
 def test_gains_make_good_the_losses_of_a_text_before_they_pay_for_reading() -> None:

@@ -21,8 +21,8 @@ before drafting. One that says something and costs nothing is asked in any case:
 *The floor.* An account in seconds: what rounds gained over plain passes, less what they lost. Drafting has to be paid from it. It starts with
 `stake` plain passes, holds at most twenty times that (what was gained may be risked on another text), and half a percent of the time of plain passes
 is paid in: so a draft that never pays costs the stake once, over all requests, and from then on half a percent. A round is charged what such rounds
-usually take (the median), for a burst of something else is not the draft's fault. Where nothing is expected to pay, single tokens are still drafted
-as long as half of the stake would be left.
+usually take (the median), reading too, for a burst of something else is not the draft's fault. Where nothing is expected to pay, single tokens are
+still drafted as long as half of the stake would be left.
 
 *Reading.* A draft that has not read the prompt, or rested, must read first, which is taken to cost what the target takes for as many tokens, less by
 the ratio of their steps. It may, if the tokens still to come would earn that back at the saving known so far (0.3 of a draft nobody has tried). How
@@ -66,7 +66,7 @@ class Account(NamedTuple):
     good yet. `plain_s`: seconds of a plain pass; `plains`: how many were seen,
     up to three. `balance`: seconds that may be lost. `recent`: how the last round went, from -1 (nothing accepted) to 1 (all). `told`: whether the
     drafter has rows, as far as the last round says. `started`: the round that read the prompt is over. `tokens`: of this text; `usual`: what
-    three of four past ones had at least."""
+    three of four past ones had at least. `read_s`: seconds that the draft takes to read a token, which fall faster than they rise; 0: not known."""
 
     drafted: Fit = _DRAFTED
     ahead: Fit = _NEXT
@@ -84,6 +84,7 @@ class Account(NamedTuple):
     started: bool = False
     tokens: int = 0
     usual: float = 64.0
+    read_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,11 @@ class Breakeven:
     def _speculated(self, state: Account, round: Round) -> Account:
         """The account after a round with one. One that had to read a text is a debt, which gains pay back once they have made good the losses."""
         state = state._replace(plain_s=min(state.plain_s, round.verify_s))  # a plain pass takes no longer than a wider one
-        taken = round.draft_s + round.verify_s if round.lag > _LITTLE or math.isnan(round.usual_s) else round.usual_s
-        gain = round.emitted * state.plain_s - taken
+        taken = round.draft_s + round.verify_s if math.isnan(round.usual_s) else round.usual_s
         if round.lag > _LITTLE:
-            return state._replace(debt=state.debt + max(0.0, -gain))
+            read_s, taken = _reading(state, round)
+            return state._replace(read_s=read_s, debt=state.debt + max(0.0, taken - round.emitted * state.plain_s))
+        gain = round.emitted * state.plain_s - taken
         sums = (round.emitted, round.depth, 1, taken)
         emitted, depth, rounds, spent = (_MEMORY * old + new for old, new in zip(state[2:6], sums, strict=True))
         left = gain - state.lost  # what is left of it for the debt
@@ -202,6 +204,18 @@ class Breakeven:
 def _fewest(last: Account) -> float:
     """The tokens that an answer has at least, three times of four: it falls three times as fast as it rises."""
     return last.usual + (0.3 if last.tokens < last.usual else 0.1) * (last.tokens - last.usual)
+
+
+def _reading(state: Account, round: Round) -> tuple[float, float]:
+    """Seconds that reading a token takes, after a round that read; and what the round is charged: what it took, or once that is known what it usually
+    takes, for weights that had to come from the disk are not the draft's fault either."""
+    taken = round.draft_s + round.verify_s
+    if math.isnan(round.usual_s):
+        return state.read_s, taken
+    read = max(0.0, taken - round.usual_s) / round.lag
+    if not state.read_s:
+        return read, taken
+    return state.read_s + (0.5 if read < state.read_s else 0.1) * (read - state.read_s), round.usual_s + round.lag * state.read_s
 
 
 def _gain(state: Account) -> float:
