@@ -5,11 +5,11 @@
 
 A recorded text has the prompt and the greedy answer of the target, and for each token of the answer what the draft would have said there: its
 likeliest token, how sure it was, and the entropy of its row. Two models that say just that take the places of target and draft; each of their passes
-moves the clock on by its price, with noise. So what is compared are decisions alone, in minutes and without the noise of a machine. What a draft says
-behind a wrong token nobody recorded: it is given what it said there of the right one. Texts come in another order for each seed; what was learnt of one
-is there for the next. Printed: tokens a second by group, and for 'auto' the ratio to the best other and, with the geometric mean over the groups in the
-last column, to plain. The method 'foresight' is what no policy can be: it knows how many of the draft model's tokens will be accepted and drafts as many of
-them as pay. What it does not reach, no choice of lengths for this draft does.
+moves the clock on by its price, with noise. So what is compared are decisions alone, in minutes and without the noise of a machine. What a draft
+says behind a wrong token nobody recorded: it is given what it said there of the right one. Texts come in another order for each seed; what was
+learnt of one is there for the next. Printed: tokens a second by group, for 'auto' the ratio to the best other, and for all the ratio to plain, whose
+last column is the geometric mean over the groups. The method 'foresight' is what no policy can be: it knows how many of the draft model's tokens
+will be accepted and drafts as many of them as pay. What it does not reach, no choice of lengths for this draft does.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from breakeven_sim import FLAT, GGUF, INT8  # beside this file
 from torch import Tensor
 
+from breakeven_sim import FLAT, GGUF, INT8  # beside this file
 from draftwise import catalog
 from draftwise.bench.plan import split
 from draftwise.context import Context

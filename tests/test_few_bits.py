@@ -96,7 +96,9 @@ def test_a_head_reads_the_lower_bits_of_its_best_alone(outputs: int, width: int)
     weight, x = torch.randn(outputs, width), torch.randn(13, width)
     parts = hf_grouped.rounded(weight, "head")
     linear, coarse = (GroupedLinear(own, weight.shape) for own in (parts, {"records": parts["records"]}))
-    levels = torch.round(pad(x, (0, -width % 32)).view(13, -1, 32) * 127 / (largest := pad(x, (0, -width % 32)).view(13, -1, 32).abs().amax(-1, True)))
+    grouped_x = pad(x, (0, -width % 32)).view(13, -1, 32)
+    largest = grouped_x.abs().amax(-1, True)
+    levels = torch.round(grouped_x * 127 / largest)
     near = (levels * largest / 127).view(13, -1)[:, :width]
     found, without, want = linear(x), coarse(x), near @ weight.T
     assert torch.equal(torch.cat([linear(row[None]) for row in x]), found)

@@ -1,11 +1,11 @@
 """Linear layers with weights of 4 or 8 bits in groups of 32 and inputs rounded to 8 bits group by group, computed by C code of our own
 (native/products.h has the formula).
 
-A pass is bound by reading weights, and 4 bits with the steps of their groups are 4.6 bits a weight, 8 bits are 8.6. A group is rounded to evenly spaced
-levels between its smallest weight, or 0, and its largest; of 4 bits to 16, or to fewer if they fit better: weights that were of 4 bits in such groups
-before, as those of a GGUF file of type Q4_0, Q4_1 or Q4_K, are nearly found again as they were. A target's head keeps 8 bits, since it decides between
-near tokens, but is read in 4 of them: the others are added for those tokens alone that are near the best. Norms and the product of the gated layer's
-halves are computed on the way in.
+A pass is bound by reading weights, and 4 bits with the steps of their groups are 4.6 bits a weight, 8 bits are 8.6. A group is rounded to evenly
+spaced levels between its smallest weight, or 0, and its largest; of 4 bits to 16, or to fewer if they fit better: weights that were of 4 bits in such
+groups before, as those of a GGUF file of type Q4_0, Q4_1 or Q4_K, are nearly found again as they were. A target's head keeps 8 bits, since it decides
+between near tokens, but is read in 4 of them: the others are added for those tokens alone that are near the best. Norms and the product of the gated
+layer's halves are computed on the way in.
 """
 
 from __future__ import annotations
@@ -225,12 +225,13 @@ def _nibbles(numbers: Tensor) -> Tensor:
     """Those of 4 bits."""
     own = _blocks(numbers).flatten(2, 3)
     low, high = own.view(*own.shape[:3], 4, 2, 4).permute(4, 0, 2, 3, 1, 5)
-    return (low | high << 4).reshape(len(own), own.shape[2], -1)
+    joined: Tensor = low | high << 4
+    return joined.reshape(len(own), own.shape[2], -1)
 
 
 def _joined(ends: Ends, numbers: Tensor, groups: int) -> Tensor:
     """The records [blocks, bytes] of a block's numbers [blocks, groups filled up, bytes]."""
     largest = [_blocks(part).transpose(1, 2).contiguous().view(torch.uint8) for part in (ends.most, ends.least_most)]
     each = [_blocks(part).permute(0, 2, 3, 1).flatten(2) for part in (ends.steps, ends.leasts)]
-    records = torch.cat([*largest, *each, numbers.unflatten(1, (-1, RECORD)).flatten(2)], -1).flatten(1)
+    records = torch.cat([*largest, *each, numbers.view(len(numbers), -1, RECORD * numbers.shape[-1])], -1).flatten(1)
     return records[:, : records.shape[1] - (-groups % RECORD) * numbers.shape[-1]].contiguous()

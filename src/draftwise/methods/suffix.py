@@ -105,13 +105,15 @@ class Suffix:
         own.history.extend(text.tokens, own.history.total)
         found = self._best(own.history, text.tokens, ask.n)
         ends = [i + 1 for i, token in enumerate(found.tokens) if token in text.sampling.stop_ids]
+        tokens = found.tokens[: ends[0] if ends else None]
         steps: list[DraftStep] = []
-        for token in found.tokens[: ends[0] if ends else None] if ask.more else ():
-            steps.append(step(found, len(steps), token))
-            if not ask.more(steps):
-                break
-        n = len(steps) if ask.more else ends[0] if ends else len(found.tokens)
-        return Draft(torch.tensor(found.tokens[:n], dtype=torch.int64), steps=tuple(steps), origin="suffix")
+        if ask.more:
+            for i, token in enumerate(tokens):
+                steps.append(step(found, i, token))
+                if not ask.more(steps):
+                    break
+            tokens = tokens[: len(steps)]
+        return Draft(torch.tensor(tokens, dtype=torch.int64), steps=tuple(steps), origin="suffix")
 
     def _best(self, own: History, tokens: Sequence[int], n: int) -> Found:
         tail, best = tokens[-self.depth :], Found([], 0.0)
