@@ -157,10 +157,10 @@ def run(world: World, policy: Length, texts: Sequence[Text], seed: int) -> list[
             n = len(steps)
             accepted = next((i for i in range(n) if not text.accepted[at + i]), n)
             reading = world.draft * world.reads * max(0, unread - 1) / 1e3 if n and world.rows else 0.0
-            draft_s = (world.draft * n / 1e3 + reading) * _wobble(world, noise)
+            draft_s = (world.draft * n / 1e3 + reading) * wobble(world.bursts, noise)
             whole = world.passes[0][1] * world.reads * text.prompt if first else 0.0
             cold = 1.0 if len(costs.passes.seen.get(n + 1, ())) > 1 else _COLD
-            verify_s = (seconds(world.passes, n + 1) * cold + whole) / 1e3 * _wobble(world, noise)
+            verify_s = (seconds(world.passes, n + 1) * cold + whole) / 1e3 * wobble(world.bursts, noise)
             clock += draft_s + verify_s
             rows = n + 1 + (text.prompt if first else 0)
             costs.verified(rows, verify_s)
@@ -180,8 +180,9 @@ def run(world: World, policy: Length, texts: Sequence[Text], seed: int) -> list[
     return marks
 
 
-def _wobble(world: World, noise: random.Random) -> float:
-    return 1 + abs(noise.gauss(0, 0.05)) + (noise.random() if noise.random() < world.bursts else 0.0)
+def wobble(bursts: float, noise: random.Random) -> float:
+    """By what a time is longer than usual; `bursts`: the chance of up to twice as long."""
+    return 1 + abs(noise.gauss(0, 0.05)) + (noise.random() if noise.random() < bursts else 0.0)
 
 
 def _sigmoid(z: float) -> float:

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from breakeven_sim import FLAT, GGUF, INT8  # beside this file
+from breakeven_sim import FLAT, GGUF, INT8, wobble  # beside this file
 from draftwise import catalog
 from draftwise.bench.plan import split
 from draftwise.context import Context
@@ -76,8 +76,7 @@ class Clock:
         return self.now
 
     def spend(self, milliseconds: float) -> None:
-        burst = self._noise.random() if self._noise.random() < 0.02 else 0.0
-        self.now += milliseconds / 1e3 * (1 + abs(self._noise.gauss(0, 0.05)) + burst)
+        self.now += milliseconds / 1e3 * wobble(0.02, self._noise)
 
     def mark(self) -> float:
         return self.now
@@ -151,8 +150,9 @@ class Foresight:
         return None
 
     def budget(self, state: None, now: Now) -> int:
-        text, begin = self.target.text, now.context - len(self.target.text.prompt)  # type: ignore[union-attr]
+        text = self.target.text
         assert text is not None
+        begin = now.context - len(text.prompt)
         right = next((i for i in range(begin, len(text.answer)) if text.token[i] != text.answer[i]), len(text.answer)) - begin
         return max(range(right + 1), key=lambda n: (n + 1) / (self.world.step * n + seconds(self.world.passes, n + 1)))
 

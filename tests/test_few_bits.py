@@ -71,7 +71,7 @@ def test_a_grouped_product(outputs: int, width: int, before: str, bits: int) -> 
     linear = GroupedLinear(hf_grouped.rounded(weight, bits=bits), weight.shape, bias, first)
     spare = -width % 256
     ends, numbers = _fitted(pad(weight, (0, spare)).view(outputs, -1, 8, 32), bits)
-    near = (numbers * ends.step[..., None] - ends.least[..., None]).view(outputs, -1)
+    near = (numbers * ends.steps.values[..., None] - ends.leasts.values[..., None]).view(outputs, -1)
     assert (near[:, :width] - weight).abs().max() < (0.5 if bits == 4 else 0.03)
     for n in (*range(1, 13), 25):
         x, add = inputs(n, width, first), torch.randn(n, outputs)
@@ -134,7 +134,7 @@ def test_four_bits_are_found_again() -> None:
     weight = (step * numbers - least).view(-1, 32)
     weight[0] = 0.25
     ends, numbers = _fitted(weight.view(-1, 8, 32), 4)
-    found = numbers * ends.step[..., None] - ends.least[..., None]
+    found = numbers * ends.steps.values[..., None] - ends.leasts.values[..., None]
     assert (found.view_as(weight) - weight).abs().max() < 0.05
 
 

@@ -82,7 +82,7 @@ class Text(NamedTuple):
 
 
 class DraftStep(NamedTuple):
-    """What the drafter knew of one draft token: plain floats of the **raw** softmax of its row (entropy in nats)."""
+    """What the drafter knew of one draft token: plain floats of the **raw** softmax of its row (entropy in nats), or its own estimate of them."""
 
     index: int  # type: ignore[assignment]  # the design's name; tuple.index is not wanted here
     token: int
@@ -106,7 +106,7 @@ class Draft(NamedTuple):
 
     `probs` float32 [N, V]: row i is the law token i was really drawn from given the text before it; None = chosen without chance
     (always so at temperature 0 and under shared noise). `logits` [N, V]: raw draft logits, only if the acceptance rule wants them.
-    `parents` int64 [N]: -1 = root, parents before children; None = a chain. `steps`: one per token, or empty where the drafter has no rows.
+    `parents` int64 [N]: -1 = root, parents before children; None = a chain. `steps`: one per token, or empty where the drafter says nothing.
 
     Of a tree, siblings are judged in the order they stand in, and token i's law is what it was drawn from **given** its earlier siblings: drawn
     without replacement, the law without them, renormalised; with replacement, the same law again; None, siblings chosen without chance (and

@@ -64,16 +64,16 @@ def test_a_match_of_m_tokens_drafts_at_most_m() -> None:
 
 def test_the_likeliest_path_and_its_score() -> None:
     after = [[1, 2, 3], [1, 2, 4], [1, 5, 6], [9, 9, 9]]
-    assert likeliest(after, 3, 0.1)[:2] == ([1, 2, 3], 0.75 + 0.5 + 0.25)
-    assert likeliest(after, 3, 0.3)[:2] == ([1, 2], 0.75 + 0.5)
-    assert likeliest(after, 1, 0.1)[:2] == ([1], 0.75)
-    assert likeliest([[4, 5, NONE]], 3, 0.1)[:2] == ([4, 5], 2.0)
-    assert likeliest([[NONE], [3]], 1, 0.6)[:2] == ([3], 1.0)
-    assert likeliest([], 3, 0.1)[:2] == ([], 0.0)
+    assert likeliest(after, 3, 0.1) == ([1, 2, 3], 0.75 + 0.5 + 0.25, [3 / 4, 2 / 3, 1 / 2], 0)
+    assert likeliest(after, 3, 0.3) == ([1, 2], 0.75 + 0.5, [3 / 4, 2 / 3], 0)
+    assert likeliest(after, 1, 0.1) == ([1], 0.75, [3 / 4], 0)
+    assert likeliest([[4, 5, NONE]], 3, 0.1) == ([4, 5], 2.0, [1.0, 1.0], 0)
+    assert likeliest([[NONE], [3]], 1, 0.6) == ([3], 1.0, [1.0], 0)
+    assert likeliest([], 3, 0.1) == ([], 0.0, [], 0)
 
 
 def test_a_copy_says_how_sure_it_is_and_stops_where_it_is_told() -> None:
-    """After 7, 8 came 1, 2 twice and 1, 3 once; the match is two tokens long, then three."""
+    """After 7, 8 came 1, 2 twice and 1, 3 once; the match is two tokens long, and three where the first token stays."""
     tokens = [7, 8, 1, 2, 4, 7, 8, 1, 3, 5, 7, 8, 1, 2, 6, 7, 8]
     asked: list[int] = []
     ask = Ask(text(tokens), 9, lambda steps: asked.append(len(steps)) is None and len(steps) < 2)

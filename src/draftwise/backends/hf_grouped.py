@@ -144,23 +144,23 @@ def _grouped(weight: Tensor) -> Tensor:
     return torch.nn.functional.pad(weight, (0, -width % (RECORD * GROUP), 0, -outputs % LANES)).view(-1, -(-width // (RECORD * GROUP)), RECORD, GROUP)
 
 
-class Ends(NamedTuple):
-    """Of groups [..., RECORD]: `most` and `least_most` float16 [...], the largest of a record, and `steps` and `leasts` uint8 [..., RECORD]."""
+class Scales(NamedTuple):
+    """Steps, or leasts, of groups [..., RECORD]: `most` float16 [...], the largest of a record, and `parts` of it uint8 [..., RECORD]."""
 
     most: Tensor
-    steps: Tensor
-    least_most: Tensor
-    leasts: Tensor
+    parts: Tensor
 
     @property
-    def step(self) -> Tensor:
+    def values(self) -> Tensor:
         """[..., RECORD]."""
-        return self.most.float()[..., None] / _PARTS * self.steps
+        return self.most.float()[..., None] / _PARTS * self.parts
 
-    @property
-    def least(self) -> Tensor:
-        """[..., RECORD]."""
-        return self.least_most.float()[..., None] / _PARTS * self.leasts
+
+class Ends(NamedTuple):
+    """What a number of a group means: value = step * number - least."""
+
+    steps: Scales
+    leasts: Scales
 
 
 def _fitted(weight: Tensor, bits: int) -> tuple[Ends, Tensor]:
@@ -189,18 +189,18 @@ def _rounded(
     weight: Tensor, least: Tensor, step: Callable[[Tensor], Tensor], shift: float, top: int, finer: int = 1, up: bool = True
 ) -> tuple[Ends, Tensor]:
     """Ends as bytes hold them, the step chosen once the least is, and numbers. `up`: both rounded so that nothing lies beyond the levels."""
-    least_most, leasts = _bytes(least, up)
-    ends = Ends(least_most, leasts, least_most, leasts)
-    ends = Ends(*_bytes(step(ends.least), up), least_most, leasts)
-    inverse = torch.where(ends.step > 0, finer / ends.step, 0.0)
-    return ends, ((weight + ends.least[..., None]) * inverse[..., None] + shift).round_().clamp_(0, top).to(torch.uint8)
+    leasts = _scales(least, up)
+    steps = _scales(step(leasts.values), up)
+    inverse = torch.where(steps.values > 0, finer / steps.values, 0.0)
+    numbers = ((weight + leasts.values[..., None]) * inverse[..., None] + shift).round_().clamp_(0, top)
+    return Ends(steps, leasts), numbers.to(torch.uint8)
 
 
-def _bytes(values: Tensor, up: bool) -> tuple[Tensor, Tensor]:
-    """The largest of [..., RECORD] as float16 [...], and the others in its 256ths as bytes. What is more than 0 stays so."""
+def _scales(values: Tensor, up: bool) -> Scales:
+    """Of values [..., RECORD] the nearest that bytes can say. What is more than 0 stays so."""
     most = (values.amax(-1) * (_PARTS / 254.8)).half()  # a float16 may be less by a 2048th
     parts = values / torch.where(most > 0, most.float() / _PARTS, 1.0)[..., None]
-    return most, torch.where(values > 0, (parts.ceil() if up else parts.round()).clamp(1, 255), 0.0).to(torch.uint8)
+    return Scales(most, torch.where(values > 0, (parts.ceil() if up else parts.round()).clamp(1, 255), 0.0).to(torch.uint8))
 
 
 def _error(weight: Tensor, low: Tensor, step: Tensor, top: int) -> Tensor:
@@ -231,7 +231,7 @@ def _nibbles(numbers: Tensor) -> Tensor:
 
 def _joined(ends: Ends, numbers: Tensor, groups: int) -> Tensor:
     """The records [blocks, bytes] of a block's numbers [blocks, groups filled up, bytes]."""
-    largest = [_blocks(part).transpose(1, 2).contiguous().view(torch.uint8) for part in (ends.most, ends.least_most)]
-    each = [_blocks(part).permute(0, 2, 3, 1).flatten(2) for part in (ends.steps, ends.leasts)]
+    largest = [_blocks(scales.most).transpose(1, 2).contiguous().view(torch.uint8) for scales in ends]
+    each = [_blocks(scales.parts).permute(0, 2, 3, 1).flatten(2) for scales in ends]
     records = torch.cat([*largest, *each, numbers.view(len(numbers), -1, RECORD * numbers.shape[-1])], -1).flatten(1)
     return records[:, : records.shape[1] - (-groups % RECORD) * numbers.shape[-1]].contiguous()

@@ -113,8 +113,9 @@ class BestOf:
         found = [NOTHING] * len(asks)
         wanted: dict[int, list[int]] = {}
         for k, j in enumerate(live):
-            offers = {i: self._worthwhile(asks[j].text, i, drafts[k]) for i, drafts in copies.items()}
-            chosen = self._choose(asks[j].text, offers, {i: own[i, j].n for i in range(len(self.parts))})
+            expected = {i: self._own.expected(i, asks[j].text, drafts[k].steps) for i, drafts in copies.items()}
+            offers = {i: self._worthwhile(asks[j].text, i, drafts[k], expected[i]) for i, drafts in copies.items()}
+            chosen = self._choose(asks[j].text, offers, expected, {i: own[i, j].n for i in range(len(self.parts))})
             if chosen in offers:
                 found[j] = self._hand_up(asks[j].text, chosen, offers[chosen])
             else:
@@ -163,10 +164,10 @@ class BestOf:
         tokens = tally.tokens / tally.rounds if tally.rounds else drafted + 1
         return tokens, self.meter.round(i, drafted) + self.meter.read(i) * lag / (self.horizon if spread is None else spread)
 
-    def _choose(self, text: Text, offers: dict[int, Draft], budgets: dict[int, int]) -> int:
+    def _choose(self, text: Text, offers: dict[int, Draft], expected: dict[int, float | None], budgets: dict[int, int]) -> int:
         """Who drafts this round."""
         playing = self._playing(text)
-        values = {i: self._value(text, playing.tallies[i], i, offers.get(i), budgets[i]) for i in range(len(self.parts))}
+        values = {i: self._value(text, i, offers.get(i), expected.get(i), budgets[i]) for i in range(len(self.parts))}
         best = max(values, key=lambda i: values[i][0] / values[i][1])  # the first of equals
         tokens, seconds = values[best]
         playing.account += self.explore * seconds
@@ -185,21 +186,21 @@ class BestOf:
                 playing.open[i] = len(text.tokens), offer
         return chosen
 
-    def _worthwhile(self, text: Text, i: int, offer: Draft) -> Draft:
+    def _worthwhile(self, text: Text, i: int, offer: Draft, expected: float | None) -> Draft:
         """An offer, if its own tokens are expected to pay or nobody can tell; else none, and it waits for the text."""
-        n, expected = len(offer.tokens), self._own.expected(i, text, offer.steps)
+        n = len(offer.tokens)
         if expected is None or not n or expected / self.meter.round(i, n) > 1 / self.meter.round(i, 0):
             return offer
         self._playing(text).open.setdefault(i, (len(text.tokens), offer))
         return NOTHING
 
-    def _value(self, text: Text, tally: _Tally, i: int, offer: Draft | None, budget: int) -> tuple[float, float]:
+    def _value(self, text: Text, i: int, offer: Draft | None, expected: float | None, budget: int) -> tuple[float, float]:
         if (offer is not None and not len(offer.tokens)) or budget <= 0:
             return 1.0, self.meter.round(i, 0)
-        if offer is not None and (expected := self._own.expected(i, text, offer.steps)) is not None:
+        if offer is not None and expected is not None:
             return expected, self.meter.round(i, len(offer.tokens))
         counted = offer is not None and offer.probs is None  # how many tokens a part draws may hang on the draws
-        return self.worth(text, i, len(offer.tokens) if offer is not None and counted else self._usual(tally, budget))
+        return self.worth(text, i, len(offer.tokens) if offer is not None and counted else self._usual(self._playing(text).tallies[i], budget))
 
     @staticmethod
     def _usual(tally: _Tally, budget: int) -> float:

@@ -41,6 +41,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import ClassVar, NamedTuple
 
 from draftwise.methods.breakeven_fit import Fit, Passes, chance, faded, logit, seen
@@ -133,19 +135,12 @@ class Breakeven:
 
     def expected(self, state: Account, steps: Sequence[DraftStep]) -> float:
         """The tokens of a round that drafts these: one, and those that are expected to survive."""
-        survival, tokens = 1.0, 1.0
-        for i, step in enumerate(steps):
-            survival *= chance(state.drafted, _of(step, i, state.recent))
-            tokens += survival
-        return tokens
+        return 1 + sum(_survival(state, steps))
 
     def more(self, state: Account, now: Now, steps: Sequence[DraftStep]) -> bool:
-        survival = 1.0
-        for i, step in enumerate(steps):
-            survival *= chance(state.drafted, _of(step, i, state.recent))
         n, passes = len(steps), Passes(now.verify_s)
         ahead = chance(state.ahead, (1.0, logit(steps[-1].prob), math.log1p(n), state.recent))
-        return n < self.cap and survival * ahead > _rate(state, now, passes) * _marginal(now, passes, n)
+        return n < self.cap and _survival(state, steps)[-1] * ahead > _rate(state, now, passes) * _marginal(now, passes, n)
 
     def update(self, state: Account, round: Round) -> Account:
         state = state._replace(tokens=state.tokens + round.emitted)
@@ -167,10 +162,10 @@ class Breakeven:
     def _speculated(self, state: Account, round: Round) -> Account:
         """The account after a round with one. One that had to read a text is a debt, which gains pay back once they have made good the losses."""
         state = state._replace(plain_s=min(state.plain_s, round.verify_s))  # a plain pass takes no longer than a wider one
-        taken = round.draft_s + round.verify_s if math.isnan(round.usual_s) else round.usual_s
         if round.lag > _LITTLE:
             read_s, taken = _reading(state, round)
             return state._replace(read_s=read_s, debt=state.debt + max(0.0, taken - round.emitted * state.plain_s))
+        taken = round.draft_s + round.verify_s if math.isnan(round.usual_s) else round.usual_s
         gain = round.emitted * state.plain_s - taken
         sums = (round.emitted, round.depth, 1, taken)
         emitted, depth, rounds, spent = (_MEMORY * old + new for old, new in zip(state[2:6], sums, strict=True))
@@ -203,7 +198,7 @@ class Breakeven:
 
 def _fewest(last: Account) -> float:
     """The tokens that an answer has at least, three times of four: it falls three times as fast as it rises."""
-    return last.usual + (0.3 if last.tokens < last.usual else 0.1) * (last.tokens - last.usual)
+    return _towards(last.usual, last.tokens, 0.3)
 
 
 def _reading(state: Account, round: Round) -> tuple[float, float]:
@@ -215,7 +210,17 @@ def _reading(state: Account, round: Round) -> tuple[float, float]:
     read = max(0.0, taken - round.usual_s) / round.lag
     if not state.read_s:
         return read, taken
-    return state.read_s + (0.5 if read < state.read_s else 0.1) * (read - state.read_s), round.usual_s + round.lag * state.read_s
+    return _towards(state.read_s, read, 0.5), round.usual_s + round.lag * state.read_s
+
+
+def _towards(old: float, new: float, falls: float) -> float:
+    """A mean that falls by the share `falls` of the way to a new value, and rises by a tenth of it."""
+    return old + (falls if new < old else 0.1) * (new - old)
+
+
+def _survival(state: Account, steps: Sequence[DraftStep]) -> list[float]:
+    """The chance of each drafted token to stay."""
+    return list(accumulate((chance(state.drafted, _of(step, i, state.recent)) for i, step in enumerate(steps)), mul))
 
 
 def _gain(state: Account) -> float:

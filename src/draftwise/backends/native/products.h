@@ -49,6 +49,9 @@ struct rows {
 
 static inline int64_t groups_of(const struct weights *w) { return (w->inputs + GROUP - 1) / GROUP; }
 
+/* Of a whole record. */
+static inline int64_t bytes_of_record(int64_t bits) { return HEADER + 64 * bits * RECORD; }
+
 static inline int64_t bytes_of_block(const struct weights *w) {
     return (groups_of(w) + RECORD - 1) / RECORD * HEADER + groups_of(w) * 64 * w->bits;
 }
@@ -111,13 +114,13 @@ static inline __m512 largest(const uint8_t *record, int which) {
 static inline __attribute__((always_inline)) void tile(
     const struct weights *w, const struct rows *r, const int64_t block, const int64_t t, const int64_t from, const int64_t to, const int n, const int bits) {
     const int64_t groups = groups_of(w);
-    const uint8_t *record = w->records + block * bytes_of_block(w) + from / RECORD * (HEADER + 64 * bits * RECORD);
+    const uint8_t *record = w->records + block * bytes_of_block(w) + from / RECORD * bytes_of_record(bits);
     float *partial = r->partial + (block * r->count + t) * LANES;
     const __m512i half = _mm512_set1_epi8(15);
     const __m512 whole = _mm512_set1_ps(0x1.8p23f); /* the number of this float's bits plus a small sum, read as a float, is the float plus the sum */
     __m512 total[TILE];
     EACH(k, n) total[k] = from ? _mm512_loadu_ps(partial + k * LANES) : _mm512_setzero_ps();
-    for (int64_t g = from; g < to; record += HEADER + 64 * bits * RECORD) {
+    for (int64_t g = from; g < to; record += bytes_of_record(bits)) {
         const int64_t here = to - g < RECORD ? to - g : RECORD;
         const __m512 most = largest(record, 0), least_most = largest(record, 1);
         const uint8_t *own = record + HEADER;
@@ -189,11 +192,11 @@ static void refine(const struct weights *w, const struct rows *r, int64_t block,
     const int64_t groups = groups_of(w), begin = t / r->width * r->width, n = rows_of_tile(r, begin), k = t - begin;
     const uint8_t *record = w->records + block * bytes_of_block(w), *own = w->rest + block * groups * 256;
     const __m512i half = _mm512_set1_epi8(15);
-    __m512 total = _mm512_setzero_ps();
+    __m512 total = _mm512_setzero_ps(), most = largest(record, 0);
     for (int64_t g = 0; g < groups; g++, own += 256) {
         const int64_t at = begin * groups + g * n + k;
         const int8_t *levels = r->levels + at * GROUP;
-        if (g && g % RECORD == 0) record += HEADER + 256 * RECORD;
+        if (g && g % RECORD == 0) record += bytes_of_record(4), most = largest(record, 0);
         __m512i sum = _mm512_setzero_si512();
         for (int c = 0; c < 4; c++) {
             const __m512i numbers = _mm512_loadu_si512(own + 64 * c);
@@ -201,7 +204,7 @@ static void refine(const struct weights *w, const struct rows *r, int64_t block,
             sum = dot(sum, _mm512_and_si512(_mm512_srli_epi16(numbers, 4), half), levels + 8 * c + 4);
         }
         const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(r->steps[at]));
-        const __m512 step = known(record + 64, (int)(g % RECORD), largest(record, 0));
+        const __m512 step = known(record + 64, (int)(g % RECORD), most);
         total = _mm512_fmadd_ps(_mm512_sub_ps(scaled, _mm512_set1_ps(7.5f * r->sums[at])), step, total);
     }
     const __mmask16 there = first(w->outputs - block * LANES);
@@ -213,10 +216,13 @@ static void refine(const struct weights *w, const struct rows *r, int64_t block,
 /* Whether a product of `count` rows is made a span of groups at a time. */
 static int in_spans(const struct weights *w, int64_t count) { return count > TILE && groups_of(w) > SPAN; }
 
+/* Floats of scratch before what is known of tiles: gains, and the best blocks of each row with their values. */
+static int64_t ahead_of_tiles(const struct weights *w, int64_t count) { return count * (1 + (w->rest ? 2 * BEST : 0)); }
+
 /* Floats of scratch that a product of `count` rows needs. */
 int64_t scratch_of(const struct weights *w, int64_t count) {
     const int64_t partial = in_spans(w, count) ? blocks_of(w) * count * LANES : 0;
-    return count * (1 + (w->rest ? 2 * BEST : 0)) + groups_of(w) * count * (2 + GROUP / 4) + partial;
+    return ahead_of_tiles(w, count) + groups_of(w) * count * (2 + GROUP / 4) + partial;
 }
 
 /* By all threads of a team together. `x` and `out` must not overlap; `add` may be `out`. Nobody goes on before all have ended. */
@@ -224,7 +230,7 @@ static void multiply_together(const struct weights *w, int64_t count, const floa
     const int64_t groups = groups_of(w), blocks = blocks_of(w), tiles = (count + TILE - 1) / TILE, span = in_spans(w, count) ? SPAN : groups;
     int32_t *chosen = (int32_t *)(scratch + count);
     float *values = scratch + count * (1 + BEST);
-    float *steps = scratch + count * (1 + (w->rest ? 2 * BEST : 0)), *sums = steps + groups * count, *levels = sums + groups * count;
+    float *steps = scratch + ahead_of_tiles(w, count), *sums = steps + groups * count, *levels = sums + groups * count;
     const int64_t width = tiles ? (count + tiles - 1) / tiles : 1;
     const struct rows rows = {count, x, add, out, width, scratch, steps, sums, (int8_t *)levels, levels + groups * count * (GROUP / 4)}, *r = &rows;
     if (w->norm) {
