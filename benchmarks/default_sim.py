@@ -211,7 +211,8 @@ def record(args: argparse.Namespace) -> None:
                 prompt = render.ids(problem.turns[: turn + 1], answers)
                 answer = ours.generate(prompt, args.max_tokens, method="suffix").tokens
                 answers.append(render.text(answer))
-                law = draft.forward([Feed(99, torch.tensor([*prompt, *answer[:-1]]), len(answer))])[0].logits.float().log_softmax(-1)
+                rows = [draft.forward([Feed(99, torch.tensor(tokens), 1)])[0].logits for tokens in (prompt, *([token] for token in answer[:-1]))]
+                law = torch.cat(rows).float().log_softmax(-1)
                 draft.free(99)
                 top, entropy = law.max(-1), -(law.exp() * law).nan_to_num().sum(-1)
                 said = Said(problem.group, prompt, list(answer), top.indices.tolist(), _short(top.values.exp()), _short(entropy))

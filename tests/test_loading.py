@@ -408,9 +408,10 @@ def test_eight_bits_are_rounded_once_and_kept(folder, tmp_path):
     told: list[str] = []
     options = {"quantize": "int8", "cache_dir": tmp_path, "progress": told.append, "dtype": "float32"}
     first = draftwise.load(folder, folder, method="plain", **options)
-    assert len(told) == 1 and "Rounding" in told[0] and len(entries(tmp_path)) == 1
-    again = draftwise.load(folder, method="plain", **options)
-    assert len(told) == 1
+    kinds = len({"int8", precision("least", torch.device("cpu")).bits})  # the draft has fewer where that is possible
+    assert len(told) == kinds and all("Rounding" in line for line in told) and len(entries(tmp_path)) == kinds
+    again = draftwise.load(folder, folder, method="plain", **options)
+    assert len(told) == kinds
     assert first.context.target.precision == again.context.target.precision == "int8"
     assert first.generate("the", max_tokens=30).tokens == again.generate("the", max_tokens=30).tokens
     assert stop_ids(first._model, first.tokenizer) == stop_ids(again._model, again.tokenizer)
@@ -418,12 +419,12 @@ def test_eight_bits_are_rounded_once_and_kept(folder, tmp_path):
     exact = draftwise.load(folder, method="plain", dtype="float32", cache_dir=tmp_path)
     rows = [one.context.target.forward([Feed(7, torch.arange(3, 20), 17)])[0].logits for one in (exact, first, again)]
     assert torch.equal(rows[1], rows[2]) and 0 < (rows[0] - rows[1]).std() < 0.1 * rows[0].std()
-    weights = next(tmp_path.glob("*/rounded.safetensors"))
-    cut = weights.read_bytes()[:1000]
-    weights.unlink()  # the models above still read the old file
-    weights.write_bytes(cut)
+    for weights in tmp_path.glob("*/rounded.safetensors"):
+        cut = weights.read_bytes()[:1000]
+        weights.unlink()  # the models above still read the old file
+        weights.write_bytes(cut)
     assert draftwise.load(folder, method="plain", **options).generate("the", max_tokens=30).tokens == again.generate("the", max_tokens=30).tokens
-    assert len(told) == 2
+    assert len(told) == kinds + 1
 
 
 @pytest.mark.parametrize("bits", ["int8", "int4"])

@@ -20,6 +20,7 @@ from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.fitting import fit, notes, short
 from draftwise.loading import Loaded, load_model
+from draftwise.narrowing import TEXT
 from draftwise.picking import quantization
 from draftwise.protocols import Accept, Backend, Drafter, Encodes, Length
 from draftwise.sequence import Method
@@ -51,7 +52,7 @@ def load(
     progress: Progress | None = None,
 ) -> Speculator:
     """A target, possibly a draft (or a list of them, largest first, for hierarchies), and how to decode with them. A draft of another vocabulary
-    drafts by 'tli' or 'slem'; `progress` is told, and the speculator's `note` says so. `method` is
+    drafts by 'tli' or 'slem'; `progress` is told, and the speculator's `note` says so. `draft_vocabulary`: by default 'text'. `method` is
     a preset of the catalog (by default 'auto'; 'breakeven' where a part is replaced); `length`, `accept` and `drafter` replace its parts. The
     rest is as in `draftwise.loading.load_model`. Raises ValueError for names and pairs that do not fit.
 
@@ -74,7 +75,8 @@ def load(
         raise ValueError(f"the target {main.name!r} has no tokenizer: give the pair (model, tokenizer)")
     drafts = draft if isinstance(draft, list) else [] if draft is None else [draft]
     _each_once(drafts)
-    helpers = [_loaded(some, options | {"quantize": wanted[1], "vocabulary": draft_vocabulary}) for some in drafts]
+    options |= {"quantize": wanted[1], "vocabulary": TEXT if draft_vocabulary is None else draft_vocabulary}
+    helpers = [_loaded(some, options) for some in drafts]
     context = _context(main, helpers)
     note = "" if drafter is not None else "\n".join(notes(context.drafts))  # who names a drafter knows
     if progress and note:

@@ -21,7 +21,7 @@ import torch
 
 from draftwise import catalog
 from draftwise.files import user_cache
-from draftwise.narrowing import chosen, named, narrow
+from draftwise.narrowing import ALL, TEXT, chosen, named, narrow, shorten
 from draftwise.picking import pick_backend, pick_device, pick_dtype
 from draftwise.spec import Spec
 from draftwise.unpacking import Keeping, Progress, dequantised, first_line, gguf_tokenizer, has_llamacpp, pretrained
@@ -63,14 +63,17 @@ def load_model(
     `draftwise.backends.llamacpp.LlamaCpp` as in 'llamacpp:threads=4,gpu_layers=-1'; dtype and device are then the file's and llama.cpp's own), 'hf'
     (a GGUF file is dequantised), or auto: llama.cpp for a .gguf file where it is installed, else transformers. `quantize`: 'int8' for weights and
     inputs of 8 bits (`draftwise.backends.hf_int8`), 'int4' for weights of 4 (`draftwise.backends.hf_grouped`), both on a CPU. `vocabulary`: cuts the
-    head of a draft to the tokens that matter, a number of them or those of a file (`draftwise.narrowing`). `cache_dir`: where what was made of GGUF
-    files is kept (by default a folder of the user's cache).
+    head of a draft to the tokens that matter, a number of them or those of a file (`draftwise.narrowing`); 'text' to the frequent ones and those of
+    each text, where the backend can; 'all', as None, to none. `cache_dir`: where what was made of GGUF files is kept (by default a folder of the
+    user's cache).
     `packed`: on a CPU, put the weights into the order that products read fastest; such a model can be neither trained nor saved. `lean`: on a CPU,
     take the linear layers out for a shorter pass where there is one (`draftwise.backends.hf_lean`); only a `draftwise.backends.hf.HF` can then run
     the model. Raises ModelNotFound, or ValueError for what is found and cannot be used."""
     where = pick_device(device)
     what = pick_dtype(dtype, where)
     shown = os.fspath(name)
+    by_text = vocabulary == TEXT
+    vocabulary = None if vocabulary in (TEXT, ALL) else vocabulary
     keeping = Keeping(Path(cache_dir) if cache_dir is not None else user_cache(), progress or _silent)
     with _quiet():
         from draftwise import rounded  # here and below: until a model is loaded nobody waits for transformers
@@ -83,9 +86,13 @@ def load_model(
         if quantize and lean and (files := _files(shown)):
             stem = Path(shown).stem if _gguf(shown) else Path(shown).name
             entry = rounded.Entry(files, stem, what, quantize, "" if vocabulary is None else named(vocabulary))
-            return Loaded(*rounded.load(entry, where, keeping, lambda: _cut(shown, what, keeping, vocabulary)), shown)
-        model, tokenizer = _cut(shown, what, keeping, vocabulary)
-        return Loaded(_hastened(model.to(where).eval(), quantize, packed, lean), tokenizer, shown)
+            model, tokenizer = rounded.load(entry, where, keeping, lambda: _cut(shown, what, keeping, vocabulary))
+        else:
+            model, tokenizer = _cut(shown, what, keeping, vocabulary)
+            model = _hastened(model.to(where).eval(), quantize, packed, lean)
+        if by_text:
+            shorten(model, tokenizer)
+        return Loaded(model, tokenizer, shown)
 
 
 def _cut(name: str, dtype: torch.dtype, keeping: Keeping, vocabulary: int | str | os.PathLike[str] | None) -> tuple[Any, Any]:

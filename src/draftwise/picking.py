@@ -46,11 +46,13 @@ def pick_backend(backend: str | Spec | None) -> Spec:
 
 
 def quantization(quantize: str | None) -> tuple[str | None, str | None]:
-    """Of the target and of drafts: 'int8' is of both, 'draft=int4' of drafts alone. A draft of 4 bits has a head of 4 bits too, since all that hangs
-    on it is how much is accepted. Raises ValueError for what is neither."""
+    """Of the target and of drafts: 'draft=int8' is of drafts alone, 'int8' and 'int4' are of all models, but drafts then have the least bits that can
+    be computed, since all that hangs on them is how much is accepted: one of 4 bits has a head of 4 bits too. Raises ValueError for another."""
     if quantize is None:
         return None, None
-    found = dict(part.partition("=")[::2] for part in quantize.split(",")) if "=" in quantize else dict.fromkeys(_BOTH, quantize)
+    if "=" not in quantize:
+        return quantize, "least"
+    found = dict(part.partition("=")[::2] for part in quantize.split(","))
     if unknown := found.keys() - set(_BOTH):
         raise ValueError(f"{quantize!r} names {sorted(unknown)[0]!r}: write int8 or int4 for all models, or target=int8,draft=int4")
     draft = found.get("draft")

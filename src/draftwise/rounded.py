@@ -29,8 +29,9 @@ _SMALL = 1 << 16  # weights with fewer entries gain nothing in the place of sing
 
 
 class Precision(NamedTuple):
-    """`name`: of what is kept. `rounded`: the parts of a weight [out, in] with a role; `linear`: the product of parts, shape, bias and what comes
-    before; `carried`: the dtype of what a lean pass adds up; `whole`: what is made of a lean pass; `possible`: why a device cannot compute so."""
+    """`name`: of what is kept, which begins with the bits. `rounded`: the parts of a weight [out, in] with a role; `linear`: the product of parts,
+    shape, bias and what comes before; `carried`: the dtype of what a lean pass adds up; `whole`: what is made of a lean pass; `possible`: why a
+    device cannot compute so."""
 
     name: str
     rounded: Callable[[Tensor, str], dict[str, Tensor]]
@@ -38,6 +39,11 @@ class Precision(NamedTuple):
     carried: torch.dtype
     whole: Callable[[Lean], Any]
     possible: Callable[[torch.device], str]
+
+    @property
+    def bits(self) -> str:
+        """In words, as 'int4'."""
+        return self.name.partition("-")[0]
 
     def make(self, role: str, weight: Tensor, bias: Tensor | None, before: Before) -> Product:
         """A product from a weight in full."""
@@ -53,10 +59,13 @@ def _grouped(bits: int, head: int) -> Precision:
     return Precision(f"int{bits}-records{head}", rounded, hf_grouped.GroupedLinear, hf_grouped.CARRIED, Decoder, hf_grouped.possible)
 
 
+_INT8 = Precision("int8", hf_int8.rounded, hf_int8.Int8Linear, hf_int8.CARRIED, lambda lean: lean, hf_int8.possible)
+
 PRECISIONS = {
-    "int8": (_grouped(8, 8), Precision("int8", hf_int8.rounded, hf_int8.Int8Linear, hf_int8.CARRIED, lambda lean: lean, hf_int8.possible)),
+    "int8": (_grouped(8, 8), _INT8),
     "int4": (_grouped(4, 8),),
     "int4-all": (_grouped(4, 4),),
+    "least": (_grouped(4, 4), _INT8),
 }
 """The ways to compute in so many bits, the best first. 'int4' leaves the head 8 bits, which a draft does not need: see `draftwise.picking`."""
 
@@ -75,7 +84,7 @@ def precision(quantize: str, device: torch.device) -> Precision:
 def in_place(model: Any, quantize: str, lean: bool = True) -> Any:
     """A model that is ours to change, rounded here and now: by a lean pass, or layer by layer where it has none or must not."""
     way = precision(quantize, model.device)
-    model.precision = quantize
+    model.precision = way.bits
     if not lean or unfit(model):
         put(model, lambda weight: weight.numel() >= _SMALL, lambda linear: InPlace(linear, way.make))
     else:
@@ -99,13 +108,13 @@ def load(asked: Entry, device: torch.device, keeping: Keeping, find: Callable[[]
     files, name, dtype, quantize, vocabulary = asked
     way = precision(quantize, device)
     entry = key(files, name, "-".join(filter(None, (str(dtype).removeprefix("torch."), way.name, vocabulary))))
-    if (kept := keeping.kept(entry, lambda folder: _read(folder, dtype, quantize, way))) is not None:
+    if (kept := keeping.kept(entry, lambda folder: _read(folder, dtype, way))) is not None:
         return kept
     model, tokenizer = find()
     model = model.eval()
     if unfit(model):
         return in_place(model, quantize), tokenizer
-    keeping.tell(f"Rounding {name} to {quantize[3]} bits (once; it is then kept in {keeping.cache})")
+    keeping.tell(f"Rounding {name} to {way.bits[3]} bits (once; it is then kept in {keeping.cache})")
     written: dict[str, Tensor] = {}
     numbers = itertools.count()
 
@@ -114,7 +123,7 @@ def load(asked: Entry, device: torch.device, keeping: Keeping, find: Callable[[]
         written.update({f"{number}.{part}": value for part, value in (parts | ({} if bias is None else {"bias": bias.detach()})).items()})
         return way.linear(parts, weight.shape, bias, before)
 
-    model.precision = quantize
+    model.precision = way.bits
     model.lean = way.lean(model, make)
     keeping.keep(entry, name, "rounded", lambda folder: _write(model, tokenizer, written, folder))
     return model, tokenizer
@@ -132,7 +141,7 @@ def _write(model: Any, tokenizer: Any, parts: dict[str, Tensor], folder: Path) -
     save_file({name: weight.contiguous() for name, weight in {**model.state_dict(), **parts}.items()}, folder / _FILE)
 
 
-def _read(folder: Path, dtype: torch.dtype, quantize: str, way: Precision) -> tuple[Any, Any]:
+def _read(folder: Path, dtype: torch.dtype, way: Precision) -> tuple[Any, Any]:
     from accelerate import init_empty_weights
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -152,6 +161,6 @@ def _read(folder: Path, dtype: torch.dtype, quantize: str, way: Precision) -> tu
         parts = {name.removeprefix(own): tensor.clone() for name, tensor in tensors.items() if name.startswith(own)}  # the file may change
         return way.linear(parts, weight.shape, parts.pop("bias", None), before)
 
-    model.precision = quantize
+    model.precision = way.bits
     model.lean = way.lean(model.eval(), make)
     return model, AutoTokenizer.from_pretrained(folder)

@@ -46,6 +46,7 @@ class HF:
         self._regions = Regions()
         self._narrow = getattr(model, "narrow", None)
         self._lean: Lean | Decoder | None = getattr(model, "lean", None)
+        self._shortlist = getattr(self._lean, "shortlist", None)
         self._cache = PooledCache(capacity or 0)
         self._attention = Attention()
 
@@ -107,6 +108,8 @@ class HF:
     def free(self, slot: int) -> None:
         """Empties the slot; its rows can be had by others."""
         self._regions.slots.pop(slot, None)
+        if self._shortlist:
+            self._shortlist.free(slot)
 
     def _segment(self, feed: Feed, first: int) -> Segment:
         """Where a feed goes, with room made for it."""
@@ -134,6 +137,8 @@ class HF:
         tokens = torch.cat([feed.tokens.to(self.device, non_blocking=True) for feed in feeds])  # a drafter's own tokens are there already
         if self._lean is not None:
             self._attention.begin(plan)
+            if self._shortlist:
+                self._shortlist.begin(feeds)
             return self._lean(tokens, positions, wanted, self._cache, self._attention, self.taps)
         with self._attention.inside(self._configs, plan):
             cache = {"position_ids": positions[None], self._name: self._cache}

@@ -6,6 +6,7 @@ the last bit, however many tokens were drafted.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from draftwise.backends.hf_cache import PooledCache
 from draftwise.backends.hf_grouped import GroupedLinear, Weights, native
 from draftwise.backends.hf_lean import Lean
 from draftwise.backends.hf_product import prepared
+from draftwise.backends.hf_shortlist import Shortlist
 
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _WIDEST = 256  # lanes of a head
@@ -50,7 +52,8 @@ class _Pass(ctypes.Structure):
 
 
 class Decoder:
-    """Takes the place of `lean`, whose products must all be `GroupedLinear`. Raises ValueError for others and for heads of more than 256 numbers."""
+    """Takes the place of `lean`, whose products must all be `GroupedLinear`. Raises ValueError for others and for heads of more than 256 numbers.
+    `shortlist`: of a draft that is to compute a part of its vocabulary, the other logits being -inf."""
 
     def __init__(self, lean: Lean) -> None:
         products = [lean.head, *(product for layer in lean.layers for product in (layer.qkv, layer.out, layer.gated, layer.down))]
@@ -68,6 +71,7 @@ class Decoder:
         shape = _Shape(lean.heads, lean.groups, lean.width, self._dtype == torch.bfloat16, lean.width**-0.5, lean.eps)
         self._model = _Model(shape, getattr(lean.head, "own"), len(lean.layers), ctypes.addressof(self._layers))  # noqa: B009
         self._native = native()
+        self.shortlist: Shortlist | None = None
 
     def __call__(
         self, tokens: Tensor, positions: Tensor, wanted: Tensor, cache: PooledCache, attention: Any, taps: Sequence[int]
@@ -79,7 +83,7 @@ class Decoder:
         angles = [part.reshape(len(x), -1).float().contiguous() for part in lean.angles(positions)]
         inner = sorted({tap for tap in taps if tap >= 0})
         hidden = torch.empty(len(inner), *x.shape)
-        logits = torch.empty(len(wanted), lean.vocabulary)
+        logits = self._rows(len(wanted))
         seen = [None if part.seen is None else part.seen.to(torch.uint8).contiguous() for part in cache.plan]
         segments = [
             _Segment(part.first, part.n, part.start, part.past, None if mask is None else mask.data_ptr())
@@ -99,5 +103,15 @@ class Decoder:
         scratch = torch.empty(self._native.room(ctypes.byref(self._model), ctypes.byref(own)))
         own.scratch = scratch.data_ptr()
         self._native.decode(ctypes.byref(self._model), ctypes.byref(own))
+        if self.shortlist:
+            self.shortlist.hide(logits)
         found = {tap: row.to(lean.dtype) for tap, row in zip(inner, hidden, strict=True)}
         return logits, found | ({-1: prepared(x, lean.norm).to(lean.dtype)} if -1 in taps else {})
+
+    def _rows(self, count: int) -> Tensor:
+        """Room for logits; with a shortlist the head is told which of them to compute."""
+        if self.shortlist is None:
+            return torch.empty(count, self._lean.vocabulary)
+        blocks = self.shortlist.blocks()
+        self._model.head.chosen, self._model.head.choices = blocks.ctypes.data, len(blocks)
+        return torch.full((count, self._lean.vocabulary), -math.inf)

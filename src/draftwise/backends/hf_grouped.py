@@ -37,8 +37,8 @@ class Weights(ctypes.Structure):
     """As struct weights of native/products.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("records", "rest", "bias", "norm")),
-        *((name, ctypes.c_int64) for name in ("inputs", "outputs", "bits", "gated")),
+        *((name, ctypes.c_void_p) for name in ("records", "rest", "bias", "norm", "chosen")),
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs", "bits", "choices", "gated")),
         ("eps", ctypes.c_double),
     ]
 
@@ -59,9 +59,11 @@ class GroupedLinear:
         self._wide = inputs(before, self.in_features)
         self.own = Weights(
             *(None if part is None else part.data_ptr() for part in self._kept),
+            None,
             self.in_features,
             self.out_features,
             bits,
+            0,
             before == GATED,
             before.eps if isinstance(before, Norm) else 0.0,
         )

@@ -50,7 +50,8 @@ VocabularyOption = Annotated[
     str | None,
     typer.Option(
         "--draft-vocabulary",
-        help="Cut the draft's head to the first so many tokens, or to those of a text file (.txt, .jsonl): a cheaper draft, the same text.",
+        help="Cut the draft's head to the first so many tokens, or to those of a text file (.txt, .jsonl): a cheaper draft, the same text. "
+        "Default: text, the frequent ones and each text's own, where the backend can; all for none.",
         rich_help_panel=_MODELS,
     ),
 ]

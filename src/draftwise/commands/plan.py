@@ -80,6 +80,7 @@ def _loaded(names: list[str], how: tuple[str | None, ...], tell: Any) -> tuple[S
     """The target's speculator, and the backend of each model. `how`: dtype, device, backend, quantize. Raises ValueError for vocabularies that
     have nothing in common."""
     import draftwise
+    from draftwise.narrowing import TEXT
     from draftwise.picking import quantization
 
     ours, theirs = quantization(how[3])
@@ -87,7 +88,7 @@ def _loaded(names: list[str], how: tuple[str | None, ...], tell: Any) -> tuple[S
     target = draftwise.load(main, method="plain")
     backends = {}
     for name in names[:-1]:
-        helper = draftwise.load_model(name, how[0], how[1], how[2], theirs, progress=tell, lean=True)
+        helper = draftwise.load_model(name, how[0], how[1], how[2], theirs, TEXT, progress=tell, lean=True)
         pair = draftwise.load(main, helper, method="plain")
         options.announce(pair)
         backends[name] = pair.context.draft

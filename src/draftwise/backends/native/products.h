@@ -29,7 +29,8 @@ struct weights {
     const uint8_t *rest;    /* [blocks][groups][256] or null */
     const float *bias;      /* [outputs] or null */
     const float *norm;      /* [inputs]: rows are divided by their root mean square and multiplied by this; or null */
-    int64_t inputs, outputs, bits;
+    const int32_t *chosen;  /* [choices]: the blocks that are multiplied, the other outputs are left as they are; null: all. Not with a rest */
+    int64_t inputs, outputs, bits, choices;
     int64_t gated; /* rows of x are 2 * inputs wide, gates and values: silu(gate) * value is multiplied */
     double eps;    /* added to the mean square */
 };
@@ -56,7 +57,11 @@ static inline int64_t bytes_of_block(const struct weights *w) {
     return (groups_of(w) + RECORD - 1) / RECORD * HEADER + groups_of(w) * 64 * w->bits;
 }
 
-static inline int64_t blocks_of(const struct weights *w) { return (w->outputs + LANES - 1) / LANES; }
+/* That are multiplied. */
+static inline int64_t blocks_of(const struct weights *w) { return w->chosen ? w->choices : (w->outputs + LANES - 1) / LANES; }
+
+/* Where the block of that number is among all. */
+static inline int64_t place_of(const struct weights *w, int64_t block) { return w->chosen ? w->chosen[block] : block; }
 
 /* Of the tile that begins at row t. */
 static inline int64_t rows_of_tile(const struct rows *r, int64_t t) { return r->count - t < r->width ? r->count - t : r->width; }
@@ -113,8 +118,8 @@ static inline __m512 largest(const uint8_t *record, int which) {
 /* Groups from .. to - 1 of rows t .. t + n - 1, a tile, of a block. n and bits are constants where this is called, so that all sums stay in registers. */
 static inline __attribute__((always_inline)) void tile(
     const struct weights *w, const struct rows *r, const int64_t block, const int64_t t, const int64_t from, const int64_t to, const int n, const int bits) {
-    const int64_t groups = groups_of(w);
-    const uint8_t *record = w->records + block * bytes_of_block(w) + from / RECORD * bytes_of_record(bits);
+    const int64_t groups = groups_of(w), first_output = place_of(w, block) * LANES;
+    const uint8_t *record = w->records + place_of(w, block) * bytes_of_block(w) + from / RECORD * bytes_of_record(bits);
     float *partial = r->partial + (block * r->count + t) * LANES;
     const __m512i half = _mm512_set1_epi8(15);
     const __m512 whole = _mm512_set1_ps(0x1.8p23f); /* the number of this float's bits plus a small sum, read as a float, is the float plus the sum */
@@ -154,10 +159,10 @@ static inline __attribute__((always_inline)) void tile(
         EACH(k, n) _mm512_storeu_ps(partial + k * LANES, total[k]);
         return;
     }
-    const __mmask16 there = first(w->outputs - block * LANES);
+    const __mmask16 there = first(w->outputs - first_output);
     EACH(k, n) {
-        const int64_t at = (t + k) * w->outputs + block * LANES;
-        if (w->bias) total[k] = _mm512_add_ps(total[k], _mm512_maskz_loadu_ps(there, w->bias + block * LANES));
+        const int64_t at = (t + k) * w->outputs + first_output;
+        if (w->bias) total[k] = _mm512_add_ps(total[k], _mm512_maskz_loadu_ps(there, w->bias + first_output));
         if (r->add) total[k] = _mm512_add_ps(total[k], _mm512_maskz_loadu_ps(there, r->add + at));
         _mm512_mask_storeu_ps(r->out + at, there, total[k]);
     }

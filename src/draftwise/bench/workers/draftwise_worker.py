@@ -17,6 +17,7 @@ from draftwise.bench import tape
 from draftwise.bench.schema import ORIGINS
 from draftwise.bench.workers import lines
 from draftwise.engine import Engine
+from draftwise.narrowing import TEXT
 from draftwise.sequence import Method, Sequence
 from draftwise.types import Sampling
 
@@ -40,7 +41,7 @@ class Worker:
     ) -> None:
         ours, theirs = picking.quantization(quantize)
         main = loading.load_model(target, dtype, device, backend, ours, lean=True)
-        helpers: list[Any] = [loading.load_model(draft, dtype, device, backend, theirs, vocabulary, lean=True) for draft in drafts]
+        helpers: list[Any] = [loading.load_model(draft, dtype, device, backend, theirs, vocabulary or TEXT, lean=True) for draft in drafts]
         self.context = draftwise.load(main, helpers, method="plain").context
         self.prefix = prefix
         self.about = {"target": Path(target).name, "draft": ", ".join(Path(draft).name for draft in drafts) or None}
