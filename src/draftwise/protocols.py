@@ -28,8 +28,9 @@ class Length(Protocol):
     after the token is kept, and a policy never drops one.
 
     Two more class attributes may be there. ``rowless = True``: a policy with `per_token` that also does without `more`, for drafters without rows.
-    ``rests = True``: `update` is called for rounds of 0 drafted tokens as well. And a method: ``expected(state, steps)``, the tokens that a round
-    with such a draft is expected to give, by which `best-of` weighs it."""
+    ``rests = True``: `update` is called for rounds of 0 drafted tokens as well. And two methods, by which `best-of` weighs a drafter:
+    ``expected(state, steps)``, the tokens that a round with such a draft is expected to give, and ``foreseen(state, n)``, that a round of n draft
+    tokens is before any is drafted."""
 
     per_token: ClassVar[bool]
     """False = `more` is never asked: the draft loop then runs without a host sync."""

@@ -252,3 +252,25 @@ def test_what_a_text_taught_the_next_one_knows() -> None:
     second = Run(drafter)
     second.text = first.text._replace(id=2, tokens=second.tokens)
     assert [second.round() for _ in range(3)].count("model") >= 2
+
+
+def test_a_bad_start_does_not_end_what_earlier_texts_say() -> None:
+    """Four rounds refused, then all right again: after a text that taught that the model is right it is still asked, and without one it rests."""
+
+    def late(tokens: Sequence[int]) -> list[int]:
+        return [len(tokens) + i if len(tokens) > 8 else -1 for i in range(9)]
+
+    def rounds(taught: bool) -> list[str]:
+        model = Scripted("model", True, counting(9))
+        drafter = made(NOTHING_FOUND, model, Breakeven(cap=8))
+        first = Run(drafter)
+        for _ in range(60 if taught else 4):
+            first.round()
+        drafter.free(first.text)
+        model.script = late
+        second = Run(drafter)
+        second.text = first.text._replace(id=2, tokens=second.tokens)
+        return [second.round() for _ in range(30)]
+
+    assert rounds(True)[-15:] == ["model"] * 15
+    assert rounds(False).count("model") < 15

@@ -226,3 +226,14 @@ def test_beside_the_best_fixed_length_in_hindsight(world: str, of_best: float, o
 
 
 LENGTHS = {"breakeven": Breakeven()} | {"plain": Fixed(0)} | {f"fixed {n}": Fixed(n) for n in (1, 2, 3, 5, 8)}
+
+
+@pytest.mark.parametrize("n", [0, 1, 2.5, 3])
+def test_what_is_foreseen_of_a_round(n: float) -> None:
+    """One token, and the chance of each that is drafted, a part of one for a part of a token; what was refused lowers it."""
+    account = Breakeven().init(None)
+    chances = [chance(account.ahead, (1.0, 0.0, math.log1p(i), account.recent)) for i in range(3)]
+    survival = [math.prod(chances[: i + 1]) for i in range(3)]
+    assert Breakeven().foreseen(account, n) == pytest.approx(1 + sum(min(1, max(0, n - i)) * part for i, part in enumerate(survival)))
+    refused = Breakeven().update(account._replace(started=True), drafted(3, 0, 0.1, 0.1))
+    assert Breakeven().foreseen(refused, 3) < Breakeven().foreseen(account, 3)

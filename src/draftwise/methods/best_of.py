@@ -5,7 +5,8 @@
     draft with the part of the largest worth; with another model now and then (below);  the parts' own policies say how many tokens
 
     E[tokens]: mean of 1 + accepted over the rounds in which the part proposed something, newest first with weights `decay`^k, begun with one round
-    in which all was accepted: who has not been tried is hoped for.  draft_s, read_s, verify_s: medians of what was measured.
+    in which all was accepted: who has not been tried is hoped for; and what the part's policy knows of earlier texts (`Length.foreseen`) counts for
+    two rounds more, or a bad start would end it for the whole text.  draft_s, read_s, verify_s: medians of what was measured.
     Where a part without a model says how sure it is of each token and its policy knows what that means (`Length.expected`), E[tokens] is that of this
     very offer, and one that would not beat plain decoding is not made: a copy after one matching word and one after twenty are not worth the same.
 
@@ -35,6 +36,8 @@ from draftwise.protocols import Ask, Drafter, Length
 from draftwise.rounds import NOTHING
 from draftwise.trees import levels
 from draftwise.types import Draft, Outcome, Text
+
+_TRUST = 2  # rounds that a policy's forecast counts for
 
 
 @dataclass
@@ -161,7 +164,11 @@ class BestOf:
         """Tokens and seconds expected of a round of part `i` that drafts so many tokens. `spread`: the rounds that share the reading up."""
         tally = self._playing(text).tallies[i]
         lag = 0 if is_free(self.parts[i]) else max(0, self.parts[i].lag(text) - 1)
-        tokens = tally.tokens / tally.rounds if tally.rounds else drafted + 1
+        foreseen = self._own.foreseen(i, text, drafted) if tally.rounds else None
+        if foreseen is not None:
+            tokens = (tally.tokens + _TRUST * foreseen) / (tally.rounds + _TRUST)
+        else:
+            tokens = tally.tokens / tally.rounds if tally.rounds else drafted + 1
         return tokens, self.meter.round(i, drafted) + self.meter.read(i) * lag / (self.horizon if spread is None else spread)
 
     def _choose(self, text: Text, offers: dict[int, Draft], expected: dict[int, float | None], budgets: dict[int, int]) -> int:

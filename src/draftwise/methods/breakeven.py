@@ -137,6 +137,11 @@ class Breakeven:
         """The tokens of a round that drafts these: one, and those that are expected to survive."""
         return 1 + sum(_survival(state, steps))
 
+    def foreseen(self, state: Account, n: float) -> float:
+        """The tokens of a round that drafts so many, before any is drafted."""
+        each = accumulate((chance(state.ahead, (1.0, 0.0, math.log1p(i), state.recent)) for i in range(math.ceil(n))), mul)
+        return 1 + sum(min(1.0, n - i) * survival for i, survival in enumerate(each))
+
     def more(self, state: Account, now: Now, steps: Sequence[DraftStep]) -> bool:
         n, passes = len(steps), Passes(now.verify_s)
         ahead = chance(state.ahead, (1.0, logit(steps[-1].prob), math.log1p(n), state.recent))

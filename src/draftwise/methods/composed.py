@@ -65,6 +65,11 @@ class Parts:
         expects = getattr(self.lengths[i], "expected", None)
         return float(expects(self._state(text)[i], steps)) if expects and steps else None
 
+    def foreseen(self, i: int, text: Text, n: float) -> float | None:
+        """The tokens of a round in which part `i` drafts so many, as its policy sees it before; None where it does not say."""
+        foresees = getattr(self.lengths[i], "foreseen", None)
+        return float(foresees(self._state(text)[i], n)) if foresees else None
+
     def update(self, i: int, text: Text, draft: Draft, path: list[int], relaxed: int = 0, rows: int = 0, cost: Cost = FREE) -> None:
         """Part `i`'s policy hears what was accepted of its draft; not of an empty draft, nor where the text ended."""
         if (n := len(draft.tokens)) and text.tokens[-1] not in text.sampling.stop_ids:
