@@ -139,7 +139,7 @@ class Breakeven:
 
     def foreseen(self, state: Account, n: float) -> float:
         """The tokens of a round that drafts so many, before any is drafted."""
-        each = accumulate((chance(state.ahead, (1.0, 0.0, math.log1p(i), state.recent)) for i in range(math.ceil(n))), mul)
+        each: list[float] = list(accumulate((chance(state.ahead, (1.0, 0.0, math.log1p(i), state.recent)) for i in range(math.ceil(n))), mul))
         return 1 + sum(min(1.0, n - i) * survival for i, survival in enumerate(each))
 
     def more(self, state: Account, now: Now, steps: Sequence[DraftStep]) -> bool:
