@@ -12,6 +12,7 @@ import tiny
 from draftwise import catalog, narrowing
 from draftwise.backends import hf_grouped
 from draftwise.backends.hf import HF
+from draftwise.backends.hf_cache import Segment
 from draftwise.backends.hf_decoder import Decoder
 from draftwise.backends.hf_shortlist import Shortlist
 from draftwise.context import Context
@@ -29,7 +30,7 @@ def wide(base: Tensor | None = None) -> HF:
     model = in_place(tiny.model("llama", vocab_size=WIDE), "int4-all")
     assert isinstance(model.lean, Decoder)
     if base is not None:
-        model.lean.shortlist = Shortlist(base, WIDE)
+        model.lean.shortlist = Shortlist(base)
     return HF(model)
 
 
@@ -50,9 +51,30 @@ def test_a_text_has_its_own_tokens_and_the_frequent_ones() -> None:
         assert offered(row) == seen
         assert torch.equal(row[row.isfinite()], want[row.isfinite()])
     several = short.forward([Feed(0, torch.tensor([70, 20]), 2)])[0].logits
-    assert [offered(row) for row in several] == [{0, 1, 2, 4, 6}] * 2
+    assert [offered(row) for row in several] == [{0, 2, 4, 6}, {0, 1, 2, 4, 6}]
     short.free(0)
     assert offered(short.forward([Feed(0, torch.tensor([5, 17]), 1)])[0].logits[0]) == {0, 1}
+
+
+def test_a_row_hangs_on_what_it_sees_alone() -> None:
+    """Whatever was fed with it, after it or in other branches, and whatever was taken back."""
+    prompt, tree = [3, 40, 99], [20, 50, 21, 70, 55]
+    parents = torch.tensor([-1, -1, 0, 1, 2])
+    short = wide(torch.arange(16))
+    short.forward([Feed(0, torch.tensor(prompt), 0)])
+    rows = short.forward([Feed(0, torch.tensor(tree), 5, parents)])[0].logits.clone()
+    paths = [[20], [50], [20, 21], [50, 70], [20, 21, 55]]
+    for row, path in zip(rows, paths, strict=True):
+        own = wide(torch.arange(16))
+        alone = own.forward([Feed(0, torch.tensor([*prompt, *path]), len(path))])[0].logits
+        assert offered(alone[-1]) == offered(row)
+        torch.testing.assert_close(alone[-1], row)  # sums over a branch may be made in another order
+        steps = wide(torch.arange(16))
+        assert torch.equal(alone[-1], [steps.forward([Feed(0, torch.tensor([token]), 1)])[0].logits for token in [*prompt, *path]][-1][0])
+    short.keep(0, 3, [4, 6])  # the path 50, 70
+    assert offered(short.forward([Feed(0, torch.tensor([5]), 1)])[0].logits[0]) == {0, 2, 3, 4, 6}
+    short.keep(0, 2)
+    assert offered(short.forward([Feed(0, torch.tensor([5]), 1)])[0].logits[0]) == {0, 2}
 
 
 def test_texts_beside_each_other_do_not_lend_tokens() -> None:
@@ -84,7 +106,7 @@ def test_which_drafts_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(narrowing, "_FREQUENT", 16)
     narrowing.shorten(draft, tokenizer)
     special = {int(i) // 16 for i in tokenizer.all_special_ids}
-    draft.lean.shortlist.begin([Feed(0, torch.tensor([1]), 1)])
+    draft.lean.shortlist.begin([Feed(0, torch.tensor([1]), 1)], [Segment(0, 1, 0, 0, None, None)])
     assert set(draft.lean.shortlist.blocks().tolist()) == {0} | special
     plain = tiny.model("llama", vocab_size=WIDE)
     narrowing.shorten(plain, tokenizer)  # has no pass that leaves outputs out

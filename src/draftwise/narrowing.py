@@ -62,7 +62,7 @@ def shorten(model: Any, tokenizer: Any) -> None:
     decoder = getattr(model, "lean", None)
     size = model.get_input_embeddings().num_embeddings
     if isinstance(decoder, Decoder) and size >= 2 * _FREQUENT:
-        decoder.shortlist = Shortlist(chosen(_FREQUENT, tokenizer, size), size)
+        decoder.shortlist = Shortlist(chosen(_FREQUENT, tokenizer, size))
 
 
 def named(vocabulary: int | str | os.PathLike[str]) -> str:

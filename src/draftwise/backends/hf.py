@@ -80,6 +80,8 @@ class HF:
         if not any(part.n for part in plan):
             empty = torch.zeros(0, self.vocab_size, dtype=self.dtype, device=self.device)
             return [Rows(empty, nothing(self)) for _ in feeds]
+        if self._shortlist:
+            self._shortlist.begin(feeds, plan)
         logits, hidden = self._run(feeds, [part for part in plan if part.n])
         logits = logits if self._narrow is None else self._narrow.widen(logits)
         for feed, part in zip(feeds, plan, strict=True):
@@ -102,6 +104,8 @@ class HF:
             with torch.no_grad():
                 first = region.start + length
                 self._cache.move(torch.tensor(kept) + region.start, slice(first, first + len(kept)))
+        if self._shortlist:
+            self._shortlist.keep(slot, length, kept)
         region.length, region.tree = length + len(kept), ()
         return region.length
 
@@ -137,8 +141,6 @@ class HF:
         tokens = torch.cat([feed.tokens.to(self.device, non_blocking=True) for feed in feeds])  # a drafter's own tokens are there already
         if self._lean is not None:
             self._attention.begin(plan)
-            if self._shortlist:
-                self._shortlist.begin(feeds)
             return self._lean(tokens, positions, wanted, self._cache, self._attention, self.taps)
         with self._attention.inside(self._configs, plan):
             cache = {"position_ids": positions[None], self._name: self._cache}

@@ -164,12 +164,10 @@ class BestOf:
         """Tokens and seconds expected of a round of part `i` that drafts so many tokens. `spread`: the rounds that share the reading up."""
         tally = self._playing(text).tallies[i]
         lag = 0 if is_free(self.parts[i]) else max(0, self.parts[i].lag(text) - 1)
-        foreseen = self._own.foreseen(i, text, drafted) if tally.rounds else None
-        if foreseen is not None:
-            tokens = (tally.tokens + _TRUST * foreseen) / (tally.rounds + _TRUST)
-        else:
-            tokens = tally.tokens / tally.rounds if tally.rounds else drafted + 1
-        return tokens, self.meter.round(i, drafted) + self.meter.read(i) * lag / (self.horizon if spread is None else spread)
+        rounds, tokens = (tally.rounds, tally.tokens) if tally.rounds else (1.0, drafted + 1)
+        if tally.rounds and (foreseen := self._own.foreseen(i, text, drafted)) is not None:
+            rounds, tokens = rounds + _TRUST, tokens + _TRUST * foreseen
+        return tokens / rounds, self.meter.round(i, drafted) + self.meter.read(i) * lag / (self.horizon if spread is None else spread)
 
     def _choose(self, text: Text, offers: dict[int, Draft], expected: dict[int, float | None], budgets: dict[int, int]) -> int:
         """Who drafts this round."""
