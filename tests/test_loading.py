@@ -17,7 +17,7 @@ import torch
 
 import draftwise
 from draftwise import loading, picking, unpacking
-from draftwise.backends import llamacpp_context
+from draftwise.backends import hf_grouped, llamacpp_context
 from draftwise.backends.hf_replay import wrap
 from draftwise.loading import Loaded, ModelNotFound, load_model, user_cache
 from draftwise.picking import pick_device, pick_dtype
@@ -457,3 +457,53 @@ def test_what_cannot_be_quantised(folder, tmp_path):
     told: list[str] = []
     draftwise.load(folder, quantize="int8", cache_dir=blocked, progress=told.append)
     assert "could not be kept" in told[-1]
+
+
+def test_the_architecture_of_a_file(tiny, tmp_path):
+    assert unpacking.architecture(tiny) == "llama"
+    assert unpacking.architecture(write_gguf(tmp_path / "other.gguf", "gpt2")) == "gpt2"
+    whole = tiny.read_bytes()
+    for damage in (b"", whole[:30], whole[:24] + b"\xff" * 40, whole[:32] + b"generic" + whole[39:]):
+        (tmp_path / "damaged.gguf").write_bytes(damage)
+        assert unpacking.architecture(tmp_path / "damaged.gguf") == ""
+
+
+def test_what_llamacpp_cannot_do_is_done_in_transformers(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "has_llamacpp", lambda: True)
+    for asked in ({"quantize": "int8"}, {"vocabulary": 200}):
+        assert load_model(tiny, dtype="float32", cache_dir=tmp_path, lean=True, **asked).model.config
+        with pytest.raises(ValueError, match="leave the backend to 'auto'"):
+            load_model(tiny, backend="llamacpp", cache_dir=tmp_path, **asked)
+
+
+needs_products = pytest.mark.skipif(bool(hf_grouped.possible(torch.device("cpu"))), reason="no products of 4 bits here")
+
+
+@needs_products
+def test_a_draft_of_llamacpp_gets_our_products(tiny, tmp_path, with_llamacpp):
+    """It is rounded once and kept; the text is the target's."""
+    told: list[str] = []
+    options = {"cache_dir": tmp_path, "progress": told.append, "dtype": "float32"}
+    pair = draftwise.load(tiny, tiny, method="fixed", backend="auto:threads=1,cache=f32,flash=false", **options)
+    assert type(pair.context.target).__name__ == "LlamaCpp" and pair.context.draft.precision == "int4"
+    assert sum("Rounding tiny" in line for line in told) == 1
+    again = draftwise.load(tiny, tiny, method="fixed", backend="auto:threads=1,cache=f32,flash=false", **options)
+    assert sum("Rounding tiny" in line for line in told) == 1
+    want = pair.generate("the", max_tokens=40, method="plain")
+    for speculator in (pair, again):
+        got = speculator.generate("the", max_tokens=40)
+        assert got.text == want.text and got.stats.drafted
+
+
+@needs_products
+@pytest.mark.parametrize("why", ["named", "large", "gpu", "architecture", "unreadable"])
+def test_drafts_that_stay_in_llamacpp(tiny, tmp_path, with_llamacpp, monkeypatch, why):
+    options = {"named": "llamacpp:threads=1", "gpu": "auto:threads=1,gpu_layers=1"}
+    if why == "large":
+        monkeypatch.setattr(loading, "_LIGHT", 1)
+    if why == "architecture":
+        monkeypatch.setattr(loading, "_OURS", ("qwen2",))
+    if why == "unreadable":
+        monkeypatch.setattr(unpacking, "_dequantise", lambda *_: (_ for _ in ()).throw(ValueError("of a kind that transformers cannot read")))
+    pair = draftwise.load(tiny, tiny, method="fixed", backend=options.get(why, "auto:threads=1"), cache_dir=tmp_path)
+    assert type(pair.context.draft).__name__ == "LlamaCpp"

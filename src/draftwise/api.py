@@ -19,7 +19,7 @@ from draftwise import catalog, seq2seq, text
 from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.fitting import fit, notes, short
-from draftwise.loading import Loaded, load_model
+from draftwise.loading import Loaded, load_draft, load_model
 from draftwise.narrowing import TEXT
 from draftwise.picking import quantization
 from draftwise.protocols import Accept, Backend, Drafter, Encodes, Length
@@ -76,7 +76,7 @@ def load(
     drafts = draft if isinstance(draft, list) else [] if draft is None else [draft]
     _each_once(drafts)
     options |= {"quantize": wanted[1], "vocabulary": TEXT if draft_vocabulary is None else draft_vocabulary}
-    helpers = [_loaded(some, options) for some in drafts]
+    helpers = [_loaded(some, options, main.model) for some in drafts]
     context = _context(main, helpers)
     note = "" if drafter is not None else "\n".join(notes(context.drafts))  # who names a drafter knows
     if progress and note:
@@ -251,7 +251,8 @@ class Stream(Iterator[Piece]):
         self.close()
 
 
-def _loaded(model: Model, options: dict[str, Any]) -> Loaded:
+def _loaded(model: Model, options: dict[str, Any], target: Any = None) -> Loaded:
+    """`target`: the model that this one is to draft for, if it is a draft."""
     if isinstance(model, Loaded):
         return model
     if isinstance(model, tuple):
@@ -260,7 +261,7 @@ def _loaded(model: Model, options: dict[str, Any]) -> Loaded:
         return Loaded(*model, name=getattr(getattr(model[0], "config", None), "name_or_path", "") or type(model[0]).__name__)
     if not isinstance(model, (str, os.PathLike)):
         raise ValueError(f"a model is a name, a path, or the pair (model, tokenizer), got {type(model).__name__}")
-    return load_model(model, **options)
+    return load_model(model, **options) if target is None else load_draft(model, target, **options)
 
 
 def _context(main: Loaded, helpers: list[Loaded]) -> Context:

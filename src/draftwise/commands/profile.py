@@ -108,7 +108,7 @@ def configuration(
 
     from draftwise.bench.machine import facts
     from draftwise.loading import for_llamacpp
-    from draftwise.picking import pick_backend, pick_device, pick_dtype
+    from draftwise.picking import pick_backend, pick_device, pick_dtype, quantization
 
     if threads:
         torch.set_num_threads(threads)
@@ -120,7 +120,7 @@ def configuration(
         "contexts": list(contexts),
         "dtype": str(pick_dtype(dtype, where)).removeprefix("torch."),
         "device": str(where),
-        "backend": "llamacpp" if for_llamacpp(target, own) else str(own),
+        "backend": "llamacpp" if for_llamacpp(target, own, quantization(changed[1])[0]) else str(own),
         "quantize": changed[1],
         "draft_vocabulary": changed[2],
         "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" else None,
