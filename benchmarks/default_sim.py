@@ -3,13 +3,14 @@
     python benchmarks/default_sim.py benchmarks/breakeven/pairs.jsonl [--world int4] [--methods plain,suffix,auto,foresight] [--seeds 3]
     python benchmarks/default_sim.py pairs.jsonl --record --target DIR --draft DIR --data FOLDER [--quantize int4] [--limit 4]
 
-A recorded text has the prompt and the greedy answer of the target, and for each token of the answer what the draft would have said there: its
-likeliest token, how sure it was, and the entropy of its row. Two models that say just that take the places of target and draft; each of their passes
-moves the clock on by its price, with noise. So what is compared are decisions alone, in minutes and without the noise of a machine. What a draft
-says behind a wrong token nobody recorded: it is given what it said there of the right one. Texts come in another order for each seed; what was
-learnt of one is there for the next. Printed: tokens a second by group, for 'auto' the ratio to the best other, and for all the ratio to plain, whose
-last column is the geometric mean over the groups. The method 'foresight' is what no policy can be: it knows how many of the draft model's tokens
-will be accepted and drafts as many of them as pay. What it does not reach, no choice of lengths for this draft does.
+A recorded text has the prompt and the greedy answer of the target, and for each token of the answer what the draft would have said there: its two
+likeliest tokens, how sure it was of them, and the entropy of its row. Two models that say just that take the places of target and draft; each of
+their passes moves the clock on by its price, with noise. So what is compared are decisions alone, without the noise of a machine. What a draft says
+behind a wrong token nobody recorded: it is given what it said there of the right one. Texts come in another order for each seed; what was learnt of
+one is there for the next. Printed: tokens a second by group, for 'auto' the ratio to the best other, and for all the ratio to plain, whose last
+column is the geometric mean over the groups. The method 'foresight' is what no policy can be: it knows how many of the draft model's tokens will be
+accepted and drafts as many of them as pay. What it does not reach, no choice of lengths for this draft does. 'chains/auto' is 'auto' without second
+choices beside a draft's first.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ from draftwise.bench.plan import split
 from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.methods.breakeven_fit import seconds
+from draftwise.trees import depths as depths_of
 from draftwise.types import Feed, Now, Rows, Sampling
 
+_CHAINS = "chains/"
 _ALIKE = 4096  # ids that share the rest of a row's probability, at most
 
 
@@ -64,6 +67,8 @@ class Said(NamedTuple):
     token: list[int]
     prob: list[float]
     entropy: list[float]
+    second: list[int]
+    second_prob: list[float]
 
 
 class Clock:
@@ -89,6 +94,7 @@ class Model:
     """A `Backend` that knows one text: after the first n tokens of it, what stands there. `own`: whether as the draft said."""
 
     max_length = 1 << 20
+    trees = True
 
     def __init__(self, vocab_size: int, clock: Clock, world: World, own: bool) -> None:
         self.vocab_size, self.clock, self.world, self.own = vocab_size, clock, world, own
@@ -117,8 +123,10 @@ class Model:
         self.slots.pop(slot, None)
 
     def _read(self, feed: Feed) -> Rows:
-        self.slots[feed.slot] = end = self.length(feed.slot) + len(feed.tokens)
-        rows = [self._row(place) for place in range(end - feed.want + 1, end + 1)]
+        begin, n = self.length(feed.slot), len(feed.tokens)
+        self.slots[feed.slot] = begin + n
+        depths = range(n) if feed.parents is None else depths_of(feed.parents).tolist()
+        rows = [self._row(begin + depth + 1) for depth in depths[n - feed.want :]]
         return Rows(torch.stack(rows) if rows else torch.zeros(0, self.vocab_size), {})
 
     def _row(self, place: int) -> Tensor:
@@ -129,12 +137,16 @@ class Model:
             row = torch.full((self.vocab_size,), -30.0)
             row[self.text.answer[max(i, 0)]] = 0.0
             return row
-        prob, entropy = min(max(self.text.prob[i], 1e-4), 1 - 1e-4), self.text.entropy[i]
-        alike = (1 - prob) * math.exp(min(max((entropy + prob * math.log(prob)) / (1 - prob), 0.0), 12.0))  # H = -p ln p - (1-p) ln((1-p)/alike)
-        alike = min(max(1, math.ceil((1 - prob) / prob), round(alike)), _ALIKE, self.vocab_size - 1)
+        prob = min(max(self.text.prob[i], 1e-4), 1 - 2e-4)
+        second = min(max(self.text.second_prob[i], 1e-5), prob, 1 - prob - 1e-5)
+        rest = 1 - prob - second  # shared by tokens alike, as many as give the entropy: H = -p ln p - s ln s - rest ln(rest / alike)
+        left = self.text.entropy[i] + prob * math.log(prob) + second * math.log(second)
+        alike = rest * math.exp(min(max(left / rest, 0.0), 12.0))
+        alike = min(max(1, math.ceil(rest / second), round(alike)), _ALIKE, self.vocab_size - 1)
         row = torch.full((self.vocab_size,), -60.0)
-        row[(self.text.token[i] + 1 + torch.arange(alike)) % self.vocab_size] = math.log((1 - prob) / alike)
-        row[self.text.token[i]] = math.log(prob) + 1e-6
+        row[(self.text.token[i] + 1 + torch.arange(alike)) % self.vocab_size] = math.log(rest / alike)
+        row[self.text.second[i]] = math.log(second) + 1e-6
+        row[self.text.token[i]] = math.log(prob) + 2e-6
         return row
 
 
@@ -167,8 +179,9 @@ def play(world: World, spec: str, texts: Sequence[Said], vocabulary: int, seed: 
     """Tokens and seconds of each group under a method."""
     clock = Clock(seed)
     target, draft = (Model(vocabulary, clock, world, own) for own in (False, True))
+    target.trees = not spec.startswith(_CHAINS)
     context = Context(target, draft, vocabulary, (draft,), ("draft",))
-    method = catalog.method("breakeven" if spec == "foresight" else spec, context)
+    method = catalog.method("breakeven" if spec == "foresight" else spec.removeprefix(_CHAINS), context)
     if spec == "foresight":
         method = method._replace(length=Foresight(target, world))
     engine = Engine(target)
@@ -194,7 +207,8 @@ def compact(texts: Sequence[Said]) -> tuple[list[Said], int]:
     def small(tokens: Sequence[int]) -> list[int]:
         return [ids.setdefault(token, len(ids)) for token in tokens]
 
-    return [text._replace(prompt=small(text.prompt), answer=small(text.answer), token=small(text.token)) for text in texts], len(ids)
+    short = [text._replace(**{name: small(getattr(text, name)) for name in ("prompt", "answer", "token", "second")}) for text in texts]
+    return short, len(ids)
 
 
 def record(args: argparse.Namespace) -> None:
@@ -214,8 +228,9 @@ def record(args: argparse.Namespace) -> None:
                 rows = [draft.forward([Feed(99, torch.tensor(tokens), 1)])[0].logits for tokens in (prompt, *([token] for token in answer[:-1]))]
                 law = torch.cat(rows).float().log_softmax(-1)
                 draft.free(99)
-                top, entropy = law.max(-1), -(law.exp() * law).nan_to_num().sum(-1)
-                said = Said(problem.group, prompt, list(answer), top.indices.tolist(), _short(top.values.exp()), _short(entropy))
+                (first, second), ids = law.topk(2).values.exp().T, law.topk(2).indices.T.tolist()
+                entropy = -(law.exp() * law).nan_to_num().sum(-1)
+                said = Said(problem.group, prompt, list(answer), ids[0], _short(first), _short(entropy), ids[1], _short(second))
                 out.write(json.dumps(said) + "\n")
                 out.flush()
 
@@ -247,7 +262,7 @@ def main() -> None:
         for spec, row in speeds.items():
             print(spec.ljust(30), *(f"{value:14.2f}" for value in row))
         if "auto" in speeds and len(speeds) > 1:
-            rivals = [row for spec, row in speeds.items() if spec not in ("auto", "foresight")]
+            rivals = [row for spec, row in speeds.items() if spec not in ("auto", "foresight") and not spec.startswith(_CHAINS)]
             best = [max(column) for column in zip(*rivals, strict=True)]
             print("auto / best other".ljust(30), *(f"{own / other:14.2f}" for own, other in zip(speeds["auto"], best, strict=True)))
         for spec in set(speeds) - {"plain"} if "plain" in speeds else ():

@@ -28,13 +28,14 @@ from draftwise.methods.prompt_lookup import PromptLookup
 from draftwise.methods.speculative import Speculative
 from draftwise.noise import Noise
 from draftwise.protocols import Ask, Encodes
-from draftwise.types import Feed, Sampling, Text
+from draftwise.types import Feed, Outcome, Rows, Sampling, Text
 
 NAMES = list(tiny.SEQ2SEQ)
 TEXTS = [name for name in NAMES if name != "whisper"]
 PLAIN = Method(Fixed(n=0), Coupled(), NoDraft())
 NEW = 14
 _V = tiny.VOCAB
+NOBODY = Outcome([], 5, (), 0, Rows(torch.zeros(0), {}))  # of whose draft nothing was accepted
 
 
 @cache
@@ -228,7 +229,7 @@ def test_lookup_copies_from_the_source():
     assert draft(text) == [10, 11, 14, 30, 31, 0]  # of the text itself
     text.tokens.append(2)
     assert draft(text) == [], "what ends the source goes on nowhere: no n-gram spans source and text"
-    drafter.observe(text._replace(tokens=text.tokens[:4]), drafter.propose([Ask(text, 0)])[0], None)  # a cascade takes tokens back
+    drafter.observe(text._replace(tokens=text.tokens[:4]), drafter.propose([Ask(text, 0)])[0], NOBODY)  # a cascade takes tokens back
     assert draft(text._replace(tokens=[0, 10, 11, 14])) == [2]
     assert draft(text._replace(id=2, source=torch.rand(4, 12))) == [], "features have no words"
     drafter.free(text)
@@ -268,7 +269,7 @@ def test_a_decoder_draft_reads_the_source_before_the_text():
             row = model("llama")(input_ids=torch.tensor([[*source.tolist(), *tokens]])).logits[0, -1]
         assert first[chunk][0] == int(row.argmax())
         assert backend.length(0) == 10  # the last draft token is never read
-        drafter.observe(text, drafter.propose([Ask(text, 0)])[0], None)
+        drafter.observe(text, drafter.propose([Ask(text, 0)])[0], NOBODY)
         assert (backend.length(0), drafter.lag(text)) == (8, 1)
     assert first[256] == first[2]
     blind = DraftModel(wrap(model("llama")), _V)

@@ -98,7 +98,8 @@ class Engine:
     def _step(self) -> None:
         ready = [s for s in self.running if len(s.tokens) - self.target.length(s.text.slot) <= self.chunk]
         nows = [self._now(s) for s in ready]
-        asks = [s.ask(now) for s, now in zip(ready, nows, strict=True)]
+        trees = getattr(self.target, "trees", True)
+        asks = [s.ask(now, trees) for s, now in zip(ready, nows, strict=True)]
         encodes = any(s.text.source is not None and not self.target.length(s.text.slot) for s in self.running)
         start = self._clock.mark()
         drafts = self._propose(ready, asks)

@@ -47,6 +47,10 @@ class HostRow:
         """The first of the largest entries."""
         return wide.first(self.row, self._peaks)
 
+    def second(self) -> int:
+        """The largest entry beside that."""
+        return wide.second(self.row, self._peaks)
+
     def figures(self, token: int) -> tuple[float, float, float, float]:
         """What a `DraftStep` records, of the softmax of the row: the probability of `token`, top 1, top 2, and the entropy in nats."""
         weights = self._softmax()

@@ -28,9 +28,9 @@ class Length(Protocol):
     after the token is kept, and a policy never drops one.
 
     Two more class attributes may be there. ``rowless = True``: a policy with `per_token` that also does without `more`, for drafters without rows.
-    ``rests = True``: `update` is called for rounds of 0 drafted tokens as well. And two methods, by which `best-of` weighs a drafter:
+    ``rests = True``: `update` is called for rounds of 0 drafted tokens as well. And three methods. By two of them `best-of` weighs a drafter:
     ``expected(state, steps)``, the tokens that a round with such a draft is expected to give, and ``foreseen(state, n)``, that a round of n draft
-    tokens is before any is drafted."""
+    tokens is before any is drafted. ``beside(state, now, steps)`` answers `Ask.beside`: which second choices are worth a row of the pass."""
 
     per_token: ClassVar[bool]
     """False = `more` is never asked: the draft loop then runs without a host sync."""
@@ -148,13 +148,15 @@ class Ask(NamedTuple):
     """A request to draft at most `n` tokens for `text`, or of a tree `n` levels. `more`: asked after each kept token, or once a level, with the
     steps so far (of a tree one a level, that of the token its drafter thinks likeliest to be reached); None = never asked.
     `logits`: hand up the raw rows. `most`: a drafter whose tokens come several at a time may go beyond `n` up to this many, rather than throw
-    them away, and asks `more` once for each time they come."""
+    them away, and asks `more` once for each time they come. `beside`: asked once a chain is drafted, with its steps: the levels at which the
+    drafter's second choice is wanted as a leaf beside the first. A drafter may do without; None = chains only, or tokens are drawn."""
 
     text: Text
     n: int
     more: Callable[[Sequence[DraftStep]], bool] | None = None
     logits: bool = False
     most: int = 0
+    beside: Callable[[Sequence[DraftStep]], Sequence[int]] | None = None
 
 
 @runtime_checkable

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from draftwise.protocols import Accept, Ask, Drafter, Length, Relax, always, stops
 from draftwise.rounds import Judging, judged
 from draftwise.trees import levels
-from draftwise.types import Chunk, Draft, Now, Origin, Outcome, Round, Text
+from draftwise.types import Chunk, Draft, DraftStep, Now, Origin, Outcome, Round, Text
 
 
 class Method(NamedTuple):
@@ -36,12 +37,20 @@ class Sequence:
     rounds: list[Round] = field(default_factory=list)
     finish_reason: Literal["stop", "length"] | None = None
 
-    def ask(self, now: Now) -> Ask:
-        """What the drafter is asked for in this round; ``n`` may be 0."""
+    def ask(self, now: Now, trees: bool = False) -> Ask:
+        """What the drafter is asked for in this round; ``n`` may be 0. `trees`: whether the target reads them."""
         length, state = self.method.length, self.length_state
         n = max(0, min(length.budget(state, now), now.room))
         more = (lambda steps: length.more(state, now, steps)) if stops(length, self.method.drafter) else None
-        return Ask(self.text, n, more, self.method.accept.wants_logits, now.room)
+        return Ask(self.text, n, more, self.method.accept.wants_logits, now.room, self._beside(now) if trees else None)
+
+    def _beside(self, now: Now) -> Callable[[Seq[DraftStep]], Seq[int]] | None:
+        """Which second choices are wanted; None where none may be: in a chain, for a rule that compares rows, or where tokens are drawn."""
+        accept, length, state = self.method.accept, self.method.length, self.length_state
+        if not accept.trees or accept.wants_logits or self.text.sampling.temperature:
+            return None
+        own = getattr(length, "beside", None)
+        return lambda steps: own(state, now, steps) if own else ()
 
     def judging(self, draft: Draft) -> Judging:
         """What `verify` is to judge."""

@@ -154,7 +154,7 @@ def test_an_offer_that_would_lose_is_not_made_and_learnt_from() -> None:
     """Where a row more costs half a pass, a token of 0.4 brings 1.4 for 1.5."""
     copies = Sure([0.4, 0.6], 1)
     drafter = made(copies, Scripted("model", True, counting(0)), Believing())
-    drafter.meter.round = lambda i, drafted: 1 + 0.5 * drafted if i == 0 else 9.0  # type: ignore[method-assign]
+    drafter.meter.round = lambda i, drafted, leaves=0: 1 + 0.5 * drafted if i == 0 else 9.0  # type: ignore[method-assign]
     run = Run(drafter)
     assert run.round() == "plain"
     tally = run.drafter._playing(run.text).tallies[0]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 import draftwise
 from draftwise import catalog
@@ -19,7 +20,7 @@ from draftwise.methods.tli import Translated
 from draftwise.methods.uag import UAG, aligned, beyond
 from draftwise.noise import Noise
 from draftwise.protocols import Ask
-from draftwise.types import Draft, Sampling, Text
+from draftwise.types import Draft, Outcome, Rows, Sampling, Text
 from draftwise.vocabularies import Pair, Vocabulary
 from tables import run
 from tiny_folders import save
@@ -157,7 +158,7 @@ def test_what_was_read_before_changes_nothing(drafter: str) -> None:
         assert one.tokens.tolist() == other.tokens.tolist() and one.steps == other.steps
         taken = draw.randrange(len(one.tokens) + 1)
         tokens += [*one.tokens[:taken].tolist(), draw.randrange(len(target))]
-        made._inner.observe(text(tokens), one, None) if drafter == "tli" else made.observe(text(tokens), one, None)
+        (made._inner if drafter == "tli" else made).observe(text(tokens), one, Outcome([*range(taken)], tokens[-1], (), 0, Rows(torch.zeros(0), {})))
         found += taken
     assert found > 10
 

@@ -156,7 +156,7 @@ class _Accept:
 
     @property
     def trees(self) -> bool:
-        return self.rule.trees
+        return False  # a trace holds chains
 
     @property
     def coupled(self) -> bool:

@@ -42,14 +42,17 @@ _TRUST = 2  # rounds that a policy's forecast counts for
 
 @dataclass
 class _Tally:
-    """Discounted sums over rounds in which a part proposed something: `rounds`, `tokens` they gave or would have given, `drafted`."""
+    """Discounted sums over rounds in which a part proposed something: `rounds`, `tokens` they gave or would have given, levels `drafted`, and tokens
+    beside those, `leaves`."""
 
     rounds: float = 0.0
     tokens: float = 0.0
     drafted: float = 0.0
+    leaves: float = 0.0
 
-    def add(self, tokens: float, drafted: float, decay: float) -> None:
-        self.rounds, self.tokens, self.drafted = 1 + decay * self.rounds, tokens + decay * self.tokens, drafted + decay * self.drafted
+    def add(self, tokens: float, drafted: float, decay: float, leaves: float = 0.0) -> None:
+        self.rounds, self.tokens = 1 + decay * self.rounds, tokens + decay * self.tokens
+        self.drafted, self.leaves = drafted + decay * self.drafted, leaves + decay * self.leaves
 
 
 @dataclass
@@ -161,13 +164,14 @@ class BestOf:
         self._texts.pop(text.id, None)
 
     def worth(self, text: Text, i: int, drafted: float, spread: float | None = None) -> tuple[float, float]:
-        """Tokens and seconds expected of a round of part `i` that drafts so many tokens. `spread`: the rounds that share the reading up."""
+        """Tokens and seconds expected of a round of part `i` that drafts so many levels. `spread`: the rounds that share the reading up."""
         tally = self._playing(text).tallies[i]
         lag = 0 if is_free(self.parts[i]) else max(0, self.parts[i].lag(text) - 1)
         rounds, tokens = (tally.rounds, tally.tokens) if tally.rounds else (1.0, drafted + 1)
         if tally.rounds and (foreseen := self._own.foreseen(i, text, drafted)) is not None:
             rounds, tokens = rounds + _TRUST, tokens + _TRUST * foreseen
-        return tokens / rounds, self.meter.round(i, drafted) + self.meter.read(i) * lag / (self.horizon if spread is None else spread)
+        leaves = tally.leaves / tally.rounds if tally.rounds else 0.0
+        return tokens / rounds, self.meter.round(i, drafted, leaves) + self.meter.read(i) * lag / (self.horizon if spread is None else spread)
 
     def _choose(self, text: Text, offers: dict[int, Draft], expected: dict[int, float | None], budgets: dict[int, int]) -> int:
         """Who drafts this round."""
@@ -205,7 +209,8 @@ class BestOf:
         if offer is not None and expected is not None:
             return expected, self.meter.round(i, len(offer.tokens))
         counted = offer is not None and offer.probs is None  # how many tokens a part draws may hang on the draws
-        return self.worth(text, i, len(offer.tokens) if offer is not None and counted else self._usual(self._playing(text).tallies[i], budget))
+        usual = self._usual(self._playing(text).tallies[i], budget)
+        return self.worth(text, i, levels(offer.parents, len(offer.tokens)) if offer is not None and counted else usual)
 
     @staticmethod
     def _usual(tally: _Tally, budget: int) -> float:
@@ -228,10 +233,10 @@ class BestOf:
         self, playing: _Playing, i: int, text: Text, draft: Draft, path: list[int], relaxed: int = 0, cost: Cost = FREE
     ) -> None:
         if n := len(draft.tokens):
-            tally = playing.tallies[i]
+            tally, depth = playing.tallies[i], levels(draft.parents, n)
             if not tally.rounds:
-                tally.add(levels(draft.parents, n) + 1, n, 1.0)
-            tally.add(len(path) + 1, n, self.decay)
+                tally.add(depth + 1, depth, 1.0, n - depth)
+            tally.add(len(path) + 1, depth, self.decay, n - depth)
         self._own.update(i, text, draft, path, relaxed, len(draft.tokens) + 1, cost)
 
     def _playing(self, text: Text) -> _Playing:

@@ -18,6 +18,10 @@ priced by the same table. (The marginal value theorem: leave where the marginal 
 one step ahead is enough.) A drafter that says nothing of its tokens, such as prompt lookup, gives the a(x) of positions only, and the rule is used
 before drafting. One that says something and costs nothing is asked in any case: `more` says where to stop, and `expected` whether to use it at all.
 
+*Second choices.* At temperature 0 a draft model knows a second token at each level, for the price of a row and no step. It is the right one with
+the chance ``S * (1 - h) * share``, where S is that of the levels above and `share` its part of what the first choice leaves of the draft's row. The
+best of them are verified beside the chain as long as that earns more than R.
+
 *The floor.* An account in seconds: what rounds gained over plain passes, less what they lost. Drafting has to be paid from it. It starts with
 `stake` plain passes, holds at most twenty times that (what was gained may be risked on another text), and half a percent of the time of plain passes
 is paid in: so a draft that never pays costs the stake once, over all requests, and from then on half a percent. A round is charged what such rounds
@@ -41,7 +45,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from operator import mul
 from typing import ClassVar, NamedTuple
 
@@ -59,21 +63,23 @@ _PLAINS = 3  # plain passes before anything else: the first ones of a process ta
 _LITTLE = 8  # tokens that a draft reads along with its first step
 _STEP = 0.25  # of a plain pass: what a draft step is taken to cost before one was measured
 _GAIN = 0.3  # of plain time, expected of a draft that nothing is known of
+_SUMS = ("emitted", "depth", "leaves", "rounds", "spent")
 _TRUST = 16  # tokens by which that is believed
 
 
 class Account(NamedTuple):
-    """`drafted` and `ahead`: the two regressions. `emitted`, `depth`, `rounds`, `spent`: fading sums of tokens, levels, rounds and seconds over the
-    rounds that drafted. `debt`: seconds of reading that no gain has paid back yet; `lost`: seconds that rounds of this text lost and no gain made
-    good yet. `plain_s`: seconds of a plain pass; `plains`: how many were seen,
-    up to three. `balance`: seconds that may be lost. `recent`: how the last round went, from -1 (nothing accepted) to 1 (all). `told`: whether the
-    drafter has rows, as far as the last round says. `started`: the round that read the prompt is over. `tokens`: of this text; `usual`: what
-    three of four past ones had at least. `read_s`: seconds that the draft takes to read a token, which fall faster than they rise; 0: not known."""
+    """`drafted` and `ahead`: the two regressions. `emitted`, `depth`, `leaves`, `rounds`, `spent`: fading sums of tokens, levels, second choices,
+    rounds and seconds over the rounds that drafted. `debt`: seconds of reading that no gain has paid back yet; `lost`: seconds that rounds of
+    this text lost and no gain made good yet. `plain_s`: seconds of a plain pass; `plains`: how many were seen, up to three. `balance`: seconds
+    that may be lost. `recent`: how the last round went, from -1 (nothing accepted) to 1 (all). `told`: whether the drafter has rows, as far as
+    the last round says. `started`: the round that read the prompt is over. `tokens`: of this text; `usual`: what three of four past ones had at
+    least. `read_s`: seconds that the draft takes to read a token, which fall faster than they rise; 0: not known."""
 
     drafted: Fit = _DRAFTED
     ahead: Fit = _NEXT
     emitted: float = 0.0
     depth: float = 0.0
+    leaves: float = 0.0
     rounds: float = 0.0
     spent: float = 0.0
     debt: float = 0.0
@@ -110,8 +116,7 @@ class Breakeven:
         if last is None:
             return Account()
         drafted, ahead = faded(last.drafted, _DRAFTED, 0.5), faded(last.ahead, _NEXT, 0.5)
-        emitted, depth, rounds, spent = (total / 2 for total in last[2:6])
-        last = last._replace(drafted=drafted, ahead=ahead, emitted=emitted, depth=depth, rounds=rounds, spent=spent, started=False)
+        last = last._replace(drafted=drafted, ahead=ahead, started=False, **{name: getattr(last, name) / 2 for name in _SUMS})
         return last._replace(debt=0.0, lost=0.0, balance=last.balance - last.debt, tokens=0, usual=_fewest(last))
 
     def budget(self, state: Account, now: Now) -> int:
@@ -147,6 +152,14 @@ class Breakeven:
         ahead = chance(state.ahead, (1.0, logit(steps[-1].prob), math.log1p(n), state.recent))
         return n < self.cap and _survival(state, steps)[-1] * ahead > _rate(state, now, passes) * _marginal(now, passes, n)
 
+    def beside(self, state: Account, now: Now, steps: Sequence[DraftStep]) -> list[int]:
+        """The levels whose second choice is worth its row, the best first."""
+        passes, rate, rows = Passes(now.verify_s), _rate(state, now, Passes(now.verify_s)), now.batch + len(steps)
+        survival = [1.0, *_survival(state, steps)]
+        chances = sorted(((_second(survival[i] - survival[i + 1], step), i) for i, step in enumerate(steps)), reverse=True)
+        pays = takewhile(lambda k: chances[k][0] > rate * (passes(rows + k + 1) - passes(rows + k)), range(len(chances)))
+        return [chances[k][1] for k in pays]
+
     def update(self, state: Account, round: Round) -> Account:
         state = state._replace(tokens=state.tokens + round.emitted)
         if not state.started:
@@ -172,22 +185,27 @@ class Breakeven:
             return state._replace(read_s=read_s, debt=state.debt + max(0.0, taken - round.emitted * state.plain_s))
         taken = round.draft_s + round.verify_s if math.isnan(round.usual_s) else round.usual_s
         gain = round.emitted * state.plain_s - taken
-        sums = (round.emitted, round.depth, 1, taken)
-        emitted, depth, rounds, spent = (_MEMORY * old + new for old, new in zip(state[2:6], sums, strict=True))
+        added = (round.emitted, round.depth, round.drafted - round.depth, 1, taken)
+        sums = {name: _MEMORY * getattr(state, name) + new for name, new in zip(_SUMS, added, strict=True)}
         left = gain - state.lost  # what is left of it for the debt
         paid = min(max(left, 0.0), state.debt)
         balance = min(state.balance + gain - paid, _SAVED * self.stake * state.plain_s)
-        state = state._replace(emitted=emitted, depth=depth, rounds=rounds, spent=spent)
-        return state._replace(balance=balance, debt=state.debt - paid, lost=max(-left, 0.0))
+        return state._replace(**sums, balance=balance, debt=state.debt - paid, lost=max(-left, 0.0))
 
     @staticmethod
     def _judged(state: Account, round: Round) -> Account:
-        """Both regressions after what was judged: the accepted levels, and the first that was not. What came after it was judged by nobody."""
-        drafted, ahead, told = state.drafted, state.ahead, len(round.steps) == round.depth
-        for i in range(min(round.accepted + 1, round.depth)):
-            yes = i < round.accepted
-            ahead = seen(ahead, (1.0, logit(round.steps[i - 1].prob) if i and told else 0.0, math.log1p(i), state.recent), yes)
-            drafted = seen(drafted, _of(round.steps[i], i, state.recent), yes) if told else drafted
+        """Both regressions after what was judged: the accepted levels, and the first that was not. What came after it was judged by nobody. Where a
+        second choice was accepted, the first was not."""
+        tree = round.drafted > round.depth
+        drafted, ahead, told = state.drafted, state.ahead, bool(round.steps) if tree else len(round.steps) == round.depth
+        steps, accepted = list(round.steps), round.accepted
+        if tree and told and accepted and steps[accepted - 1].prob < steps[accepted - 1].top1:
+            accepted -= 1
+            steps[accepted] = steps[accepted]._replace(prob=steps[accepted].top1)
+        for i in range(min(accepted + 1, round.depth)):
+            yes = i < accepted
+            ahead = seen(ahead, (1.0, logit(steps[i - 1].prob) if i and told else 0.0, math.log1p(i), state.recent), yes)
+            drafted = seen(drafted, _of(steps[i], i, state.recent), yes) if told else drafted
         return state._replace(drafted=drafted, ahead=ahead, told=told, recent=2 * round.accepted / round.depth - 1)
 
     def _before(self, state: Account, now: Now, passes: Passes) -> int:
@@ -228,6 +246,11 @@ def _survival(state: Account, steps: Sequence[DraftStep]) -> list[float]:
     return list(accumulate((chance(state.drafted, _of(step, i, state.recent)) for i, step in enumerate(steps)), mul))
 
 
+def _second(failing: float, step: DraftStep) -> float:
+    """The chance that the second choice is right, where all before is and the first choice fails with the chance `failing`."""
+    return failing * min(1.0, step.top2 / max(1 - step.top1, 1e-9))
+
+
 def _gain(state: Account) -> float:
     """The share of plain time that drafting is expected to save, by the rounds so far and `_TRUST` tokens at `_GAIN`; below 0 where it costs."""
     plain = state.plain_s * (state.emitted + _TRUST)
@@ -239,8 +262,8 @@ def _rate(state: Account, now: Now, passes: Passes) -> float:
     plain = 1 / passes(now.batch)
     if not state.rounds or math.isnan(now.draft_s):
         return plain
-    depth = state.depth / state.rounds
-    return max(plain, state.emitted / state.rounds / (now.draft_s * depth + passes(now.batch + depth)))
+    depth, leaves = state.depth / state.rounds, state.leaves / state.rounds
+    return max(plain, state.emitted / state.rounds / (now.draft_s * depth + passes(now.batch + depth + leaves)))
 
 
 def _marginal(now: Now, passes: Passes, n: int) -> float:

@@ -58,7 +58,9 @@ class Parts:
             return (not length.per_token or length.more(state, now, steps)) and (ask.more is None or ask.more(steps))
 
         n = max(0, min(length.budget(state, now), ask.n))
-        return ask._replace(n=n, more=more if length.per_token or ask.more else None)
+        chosen = getattr(length, "beside", None)
+        beside = (lambda steps: chosen(state, now, steps)) if ask.beside and chosen else ask.beside
+        return ask._replace(n=n, more=more if length.per_token or ask.more else None, beside=beside)
 
     def expected(self, i: int, text: Text, steps: Sequence[DraftStep]) -> float | None:
         """The tokens of a round with a draft of part `i`, as its policy sees it; None where it does not say, or has no steps to say it by."""

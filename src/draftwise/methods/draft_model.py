@@ -1,7 +1,8 @@
 """A smaller model of the same vocabulary drafts token by token.
 
 The rule: ``q_i = warp(draft logits)``, ``x_i ~ q_i`` (the argmax at temperature 0; ``argmax(ln q_i + g)`` with the target's own Gumbel noise
-where the request is coupled). All live sequences go through the draft in one pass a step, and one leaves when its policy says stop.
+where the request is coupled). All live sequences go through the draft in one pass a step, and one leaves when its policy says stop. At
+temperature 0 the policy may want second choices: the likeliest token but one of a step, as a leaf beside the first, at the price of a row.
 
 Reference: Leviathan, Kalman, Matias 2023 (arXiv 2211.17192); Chen et al. 2023 (arXiv 2302.01318). Differs from them in nothing but that
 the draft's cache may lag any number of tokens behind: it reads what it lacks before it drafts.
@@ -34,6 +35,7 @@ class _Growing:
     logits: Tensor | None = None  # room for all rows, of which as many are filled as there are tokens
     figures: list[Tensor] = field(default_factory=list)
     steps: list[DraftStep] = field(default_factory=list)
+    seconds: list[int | Tensor] = field(default_factory=list)  # of each step the likeliest token but one, where that may be wanted
 
     def note(self, token: int, figures: Sequence[float]) -> None:
         """Adds the step of a token. Raises BadLogits."""
@@ -83,7 +85,9 @@ class DraftModel:
         return [self._draft(g) for g in growing]
 
     def observe(self, text: Text, draft: Draft, outcome: Outcome) -> None:
-        self.backend.keep(text.slot, min(self.backend.length(text.slot), self._ahead(text) + len(text.tokens) - 1))
+        chain = next((k for k, i in enumerate(outcome.path) if i != k), len(outcome.path))  # what follows was not read here
+        known = self._ahead(text) + len(text.tokens) - 1 - (len(outcome.path) - chain)
+        self.backend.keep(text.slot, min(self.backend.length(text.slot), known))
 
     def free(self, text: Text) -> None:
         if text.slot >= 0:
@@ -146,6 +150,8 @@ class DraftModel:
         if known and adjusted is not logits:
             known = HostRow(adjusted[0])
         if text.sampling.temperature == 0:
+            if g.ask.beside:
+                g.seconds.append(known.second() if known else adjusted.topk(2, -1).indices[0, 1])
             return torch.tensor([known.argmax()]) if known else wide.argmax(adjusted), None  # what the one-hot law would give
         if text.noise.coupled:
             law = probs.law(adjusted, text.sampling, checked=False)
@@ -173,6 +179,14 @@ class DraftModel:
 
     @staticmethod
     def _draft(g: _Growing) -> Draft:
-        tokens = torch.tensor([step.token for step in g.steps], dtype=torch.long)
         laws = probs.stacked(g.laws) if g.laws else None
-        return Draft(tokens, laws, None if g.logits is None else g.logits[: len(tokens)], None, tuple(g.steps), "draft-model")
+        logits = None if g.logits is None else g.logits[: len(g.steps)]
+        beside = g.ask.beside(g.steps) if g.ask.beside and g.steps else ()
+        steps = [*g.steps, *(_second(g.steps[level], int(g.seconds[level])) for level in beside)]
+        parents = torch.tensor([*range(-1, len(g.steps) - 1), *(level - 1 for level in beside)]) if beside else None
+        return Draft(torch.tensor([step.token for step in steps], dtype=torch.long), laws, logits, parents, tuple(steps), "draft-model")
+
+
+def _second(step: DraftStep, token: int) -> DraftStep:
+    """The step of the second choice."""
+    return step._replace(token=token, prob=step.top2)

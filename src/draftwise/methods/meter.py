@@ -57,9 +57,9 @@ class Meter:
         """Seconds that part `i` takes for a token it missed."""
         return 0.0 if self.free[i] else self._usual(self.reads, i, self.step(i) / 8)
 
-    def round(self, i: int, drafted: float) -> float:
-        """Seconds of a round in which part `i` drafts so many tokens, without reading up."""
-        return self.step(i) * drafted + self.verify(drafted + 1)
+    def round(self, i: int, drafted: float, leaves: float = 0) -> float:
+        """Seconds of a round in which part `i` drafts so many levels, and `leaves` tokens beside them, without reading up."""
+        return self.step(i) * drafted + self.verify(drafted + leaves + 1)
 
     @contextmanager
     def drafting(self, i: int, lag: int) -> Iterator[_Timed]:
@@ -118,7 +118,7 @@ class Counted:
         """As `Meter.read`."""
         return self.step(i) / 8
 
-    def round(self, i: int, drafted: float) -> float:
+    def round(self, i: int, drafted: float, leaves: float = 0) -> float:
         """As `Meter.round`."""
         return 1.0 + self.step(i) * drafted
 

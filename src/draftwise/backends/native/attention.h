@@ -165,6 +165,17 @@ static void softmax(float *scores, int64_t length) {
         _mm512_mask_storeu_ps(scores + p, first(length - p), _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(first(length - p), scores + p)));
 }
 
+/* The chances of a row of a tree, in place, 0 for those of the segment that it does not see. Its scores are added up side by side, as in a chain of the
+   same tokens: the result is the same to the last bit. */
+static void softmax_of_tree(float *scores, const struct segment *part, const uint8_t *seen) {
+    float *own = scores + part->past;
+    int64_t n = 0;
+    for (int64_t k = 0; k < part->n; k++)
+        if (seen[k]) own[n++] = own[k];
+    softmax(scores, part->past + n);
+    for (int64_t k = part->n; k-- > 0;) own[k] = seen[k] ? own[--n] : 0;
+}
+
 /* Input t of a segment and, of two `rows`, the next: `each` heads of each, which share a group. */
 static inline __attribute__((always_inline)) void attend(
     const struct shape *s, const struct segment *part, int64_t t, const struct queries *q, const void *keys, const void *values, int64_t buffer,
@@ -184,10 +195,8 @@ static inline __attribute__((always_inline)) void attend(
 #undef DOTS
     for (int i = 0; i < rows * each; i++) {
         const int64_t row = i / each, own = length + more * row;
-        if (part->seen)
-            for (int64_t k = 0; k < part->n; k++)
-                if (!part->seen[(t + row) * part->n + k]) q->scores[i][part->past + k] = -INFINITY;
-        softmax(q->scores[i], own);
+        if (part->seen) softmax_of_tree(q->scores[i], part, part->seen + (t + row) * part->n);
+        else softmax(q->scores[i], own);
     }
     for (int64_t from = 0; from < s->width; from += 4 * LANES) means(s, q, values, at, length, more, from, rows * each, each, half);
 }
