@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 TABLES = {  # name of the block in README: the run, and the columns of its report
-    "quantised": ("qwen2.5-coder-quantised", ("variant", "precision", "tokens/s", "× own plain", "× auto", "same text, %", "tau", "relaxed, %")),
+    "engines": ("qwen2.5-coder-engines", ("variant", "precision", "tokens/s", "× own plain", "× auto", "same text, %", "tau", "relaxed, %")),
     "measured": ("qwen2.5-coder", ("variant", "precision", "tokens/s", "× own plain", "tau", "relaxed, %", "humaneval")),
 }
 

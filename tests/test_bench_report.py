@@ -233,6 +233,12 @@ def test_long_names_fit():
     assert len(label(f)) == 34 and label(f).startswith("method-with-a-lon") and label(f).endswith("her=[nested:x=0]")
 
 
+def test_a_peer_may_be_at_its_best_when_it_decodes_plainly():
+    rows = [r._replace(turns=tuple(t._replace(seconds=t.seconds / 9 if r.variant == "vllm" else t.seconds) for t in r.turns)) for r in bench_rows.run(2)]
+    said = [line for line in table.headline(measures.figures(rows)) if "peer" in line]
+    assert len(said) == 1 and said[0].startswith("The fastest peer is vllm (") and said[0].endswith("tokens/s, decoding plainly.")
+
+
 def test_the_front():
     spots = [overview.Spot(None, x, y, 0, 0) for x, y in ((1, 9), (2, 9), (3, 5), (4, 7), (5, 1), (2, 8))]
     assert [(s.x, s.y) for s in overview.front(spots)] == [(2, 9), (4, 7), (5, 1)]

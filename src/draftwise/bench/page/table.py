@@ -55,19 +55,21 @@ def headline(figures: Sequence[Figure]) -> list[str]:
     timed = sorted((f for f in figures if f.tokens_per_second and kind(f) != "plain"), key=_speed, reverse=True)
     lossless = next((f for f in timed if f.engine == OURS and not f.relaxed_share), None)
     lossy = next((f for f in timed if f.engine == OURS and f.relaxed_share), None)
-    peer = next((f for f in timed if f.engine != OURS), None)
+    peers = [f for f in figures if f.tokens_per_second and f.engine != OURS]  # their plain decoding too: it may be their best
     found = []
     if lossless:
         found.append(f"The fastest lossless method is {_praise(lossless)}.")
     if lossy and (lossless is None or _speed(lossy) > _speed(lossless)):
         found.append(f"Lossy, and faster: {_praise(lossy)}, with {_hundred(lossy.relaxed_share)} % of its tokens relaxed.")
-    if peer:
-        found.append(f"The fastest peer is {_praise(peer)}.")
+    if timed and peers:
+        found.append(f"The fastest peer is {_praise(max(peers, key=_speed))}.")
     return found or [f"Only plain decoding has been timed so far: {_number(_speed(f))} tokens/s ({f.variant})." for f in figures[:1]]
 
 
 def _praise(f: Figure) -> str:
     told = f"{label(f)} at {_number(_speed(f))} tokens/s"
+    if kind(f) == "plain":
+        return f"{told}, decoding plainly"
     if f.over_plain is None:
         return told
     point, low, high = f.over_plain
