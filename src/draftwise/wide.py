@@ -78,16 +78,8 @@ def two(row: Tensor, peaks: NDArray[np.float32] | None) -> tuple[float, float]:
 
 def second(row: Tensor, peaks: NDArray[np.float32] | None) -> int:
     """The index of the largest entry of one row [V], V > 1, on the host beside that of `first`."""
-    top, entries = first(row, peaks), row.numpy()
-    start, tops = (0, None) if peaks is None else (top // _WIDTH * _WIDTH, peaks.copy())
-    inner = entries[start : None if tops is None else start + _WIDTH].copy()
-    inner[top - start] = -math.inf
-    if tops is not None:
-        tops[start // _WIDTH] = inner.max()
-        if (best := int(tops.argmax()) * _WIDTH) != start:
-            return best + int(entries[best : best + _WIDTH].argmax())
-    found = start + int(inner.argmax())
-    return found if found != top else top + 1 if top + 1 < len(entries) else top - 1
+    top = first(row, peaks)
+    return next(i for i in leading(row, peaks, 2)[1] if i != top)
 
 
 def invert(weights: Tensor, u: Tensor) -> Tensor:

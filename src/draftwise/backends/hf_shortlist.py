@@ -60,6 +60,7 @@ class Shortlist:
         self._texts: dict[int, _Text] = {}
         self._last: tuple[tuple[int, ...], NDArray[np.int32]] = (), self._base
         self._rows: list[_Row] = []
+        self._extra: tuple[int, ...] = ()  # the blocks besides `base` of all texts whose rows are wanted
 
     def begin(self, feeds: Sequence[Feed], plan: Sequence[Segment]) -> None:
         """Before a pass over `feeds`, each with its segment."""
@@ -69,6 +70,7 @@ class Shortlist:
             for token in feed.tokens.tolist():
                 text.add(token // LANES, self._known)
             self._rows += [_Row(feed.slot, part, i) for i in range(part.n - feed.want, part.n)]
+        self._extra = tuple(dict.fromkeys(block for feed in feeds if feed.want for block in self._texts[feed.slot].first))
 
     def keep(self, slot: int, length: int, path: Sequence[int]) -> None:
         """Of a slot's text the first `length` tokens stay, and after them those of the entries `path`."""
@@ -84,21 +86,16 @@ class Shortlist:
 
     def blocks(self) -> NDArray[np.int32]:
         """Those that the rows of the pass need, as long as no other is begun."""
-        key = tuple(self._extra())
-        if self._last[0] != key:
-            self._last = key, np.concatenate([self._base, np.array(key, np.int32)])
+        if self._last[0] != self._extra:
+            self._last = self._extra, np.concatenate([self._base, np.array(self._extra, np.int32)])
         return self._last[1]
 
     def hide(self, logits: Tensor) -> None:
         """Takes from the rows [wanted, V] what belongs to other texts, and to tokens that they do not see."""
-        extra = self._extra()
+        extra = set(self._extra)
         for row, own in zip(self._rows, logits, strict=True):
-            for block in extra.keys() - self._seen(row):
+            for block in extra - self._seen(row):
                 own[block * LANES : (block + 1) * LANES] = -math.inf
-
-    def _extra(self) -> dict[int, None]:
-        """The blocks besides `base` of all texts whose rows are wanted, in order."""
-        return dict.fromkeys(block for slot in dict.fromkeys(row.slot for row in self._rows) for block in self._texts[slot].first)
 
     def _seen(self, row: _Row) -> set[int]:
         """Those of the tokens that a row sees: all before its feed, and of the feed itself and those before it, or above it in a tree."""

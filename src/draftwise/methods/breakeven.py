@@ -154,8 +154,8 @@ class Breakeven:
 
     def beside(self, state: Account, now: Now, steps: Sequence[DraftStep]) -> list[int]:
         """The levels whose second choice is worth its row, the best first."""
-        passes, rate, rows = Passes(now.verify_s), _rate(state, now, Passes(now.verify_s)), now.batch + len(steps)
-        survival = [1.0, *_survival(state, steps)]
+        passes, rows = Passes(now.verify_s), now.batch + len(steps)
+        rate, survival = _rate(state, now, passes), [1.0, *_survival(state, steps)]
         chances = sorted(((_second(survival[i] - survival[i + 1], step), i) for i, step in enumerate(steps)), reverse=True)
         pays = takewhile(lambda k: chances[k][0] > rate * (passes(rows + k + 1) - passes(rows + k)), range(len(chances)))
         return [chances[k][1] for k in pays]
