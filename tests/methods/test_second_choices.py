@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draftwise import catalog, wide
+from draftwise.backends.table import Table
 from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.methods.breakeven import Account, Breakeven
@@ -80,6 +81,12 @@ def test_the_text_is_plain_decodings_and_the_drafts_are_those_of_the_text() -> N
 def test_where_tokens_are_drawn_there_are_none(temperature: float) -> None:
     _, drafter = decoded(pair(), Everywhere(3), temperature=temperature)
     assert all((draft.parents is not None) == (temperature == 0) for _, draft in drafter.seen if len(draft.tokens))
+
+
+def test_nor_where_the_vocabulary_has_one_token() -> None:
+    drafter = Watched(Table(1), 1)
+    (tokens,) = Engine(Table(1)).generate([[0]], Sampling(max_tokens=20), Method(Everywhere(3), Speculative(), drafter))
+    assert tokens == [0] * 20 and drafter.seen and all(draft.parents is None for _, draft in drafter.seen)
 
 
 def test_neither_for_targets_nor_for_rules_that_know_chains() -> None:

@@ -150,7 +150,7 @@ class DraftModel:
         if known and adjusted is not logits:
             known = HostRow(adjusted[0])
         if text.sampling.temperature == 0:
-            if g.ask.beside:
+            if g.ask.beside and adjusted.shape[-1] > 1:
                 g.seconds.append(known.second() if known else adjusted.topk(2, -1).indices[0, 1])
             return torch.tensor([known.argmax()]) if known else wide.argmax(adjusted), None  # what the one-hot law would give
         if text.noise.coupled:
@@ -181,7 +181,7 @@ class DraftModel:
     def _draft(g: _Growing) -> Draft:
         laws = probs.stacked(g.laws) if g.laws else None
         logits = None if g.logits is None else g.logits[: len(g.steps)]
-        beside = g.ask.beside(g.steps) if g.ask.beside and g.steps else ()
+        beside = g.ask.beside(g.steps) if g.ask.beside and g.seconds else ()
         steps = [*g.steps, *(_second(g.steps[level], int(g.seconds[level])) for level in beside)]
         parents = torch.tensor([*range(-1, len(g.steps) - 1), *(level - 1 for level in beside)]) if beside else None
         return Draft(torch.tensor([step.token for step in steps], dtype=torch.long), laws, logits, parents, tuple(steps), "draft-model")
