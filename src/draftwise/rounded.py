@@ -56,7 +56,7 @@ class Precision(NamedTuple):
 
 def _grouped(bits: int, head: int) -> Precision:
     rounded = partial(hf_grouped.rounded, bits=bits, head=head)
-    return Precision(f"int{bits}-records{head}", rounded, hf_grouped.GroupedLinear, hf_grouped.CARRIED, Decoder, hf_grouped.possible)
+    return Precision(f"int{bits}-levels{head}", rounded, hf_grouped.GroupedLinear, hf_grouped.CARRIED, Decoder, hf_grouped.possible)
 
 
 _INT8 = Precision("int8", hf_int8.rounded, hf_int8.Int8Linear, hf_int8.CARRIED, lambda lean: lean, hf_int8.possible)

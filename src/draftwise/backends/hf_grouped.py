@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +27,8 @@ GROUP, LANES, RECORD = 32, 16, 8
 CARRIED = torch.float32
 _CHUNK = 256  # outputs that are rounded at once, so that they stay in the caches
 _HUGE = 2 << 20  # bytes of a large page
-_HEADER = 4 * LANES + 2 * RECORD * LANES  # bytes of a record before its numbers
-_PARTS = 256  # of the largest step or least in a record: what a byte counts
+_MIDDLE = 128  # the level of a weight of 0
+_EACH = 8  # levels from number to number of 4 bits
 _FEWEST = 7  # levels a group may be rounded to: a group of 6 levels fits one of 12, and so on
 
 
@@ -48,14 +47,13 @@ class GroupedLinear:
 
     def __init__(self, parts: dict[str, Tensor], shape: torch.Size, bias: Tensor | None = None, before: Before = None) -> None:
         self.out_features, self.in_features = shape
-        records, groups = parts["records"], -(-self.in_features // GROUP)
+        bits = 8 if "levels" in parts else 4
         self._kept = [
-            _settled(records),
+            _settled(parts["levels" if bits == 8 else "records"]),
             _settled(parts["rest"]) if "rest" in parts else None,
             None if bias is None else bias.detach().float().contiguous(),
             before.weight.float().contiguous() if isinstance(before, Norm) else None,
         ]
-        bits = (records.shape[-1] - -(-groups // RECORD) * _HEADER) // (64 * groups)
         self._wide = inputs(before, self.in_features)
         self.own = Weights(
             *(None if part is None else part.data_ptr() for part in self._kept),
@@ -84,13 +82,14 @@ class GroupedLinear:
 
 
 def rounded(weight: Tensor, role: str = "", bits: int = 4, head: int = 8) -> dict[str, Tensor]:
-    """The records uint8 [blocks, bytes] of a weight [out, in] with `bits` 4 or 8; for the `role` 'head' with as many as `head` says, of which
-    8 are records of 4 bits and their 'rest' uint8 [blocks, groups, 256]."""
+    """A weight [out, in] with `bits` 4 or 8: 'records', or 'levels' where they are of 8 bits, uint8 [blocks, bytes]. For the `role` 'head' with as many
+    bits as `head` says, of which 8 are records of 4 and their 'rest' uint8 [blocks, groups, 256]."""
     parts = torch.split(weight.detach(), _CHUNK)
     if role == "head" and head == 8:
         records, rest = zip(*(_halved(part.float()) for part in parts), strict=True)
         return {"records": torch.cat(records), "rest": torch.cat(rest)}
-    return {"records": torch.cat([_records(part.float(), head if role == "head" else bits) for part in parts])}
+    bits = head if role == "head" else bits
+    return {"levels" if bits == 8 else "records": torch.cat([_records(part.float(), bits) for part in parts])}
 
 
 def possible(device: torch.device) -> str:
@@ -134,7 +133,7 @@ def _records(weight: Tensor, bits: int) -> Tensor:
 
 
 def _halved(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Records of the upper 4 of 8 bits, and the lower ones: step * (16 upper - least + lower - 7.5)."""
+    """Records of the upper 4 of 8 bits, and the lower ones: step * (8 * (upper + (lower - 7.5) / 16) + offset - 128)."""
     groups = -(-weight.shape[1] // GROUP)
     ends, numbers = _sixteenths(_grouped(weight))
     return _joined(ends, _nibbles(numbers >> 4), groups), _nibbles(numbers & 15)[:, :groups].contiguous()
@@ -146,63 +145,72 @@ def _grouped(weight: Tensor) -> Tensor:
     return torch.nn.functional.pad(weight, (0, -width % (RECORD * GROUP), 0, -outputs % LANES)).view(-1, -(-width // (RECORD * GROUP)), RECORD, GROUP)
 
 
-class Scales(NamedTuple):
-    """Steps, or leasts, of groups [..., RECORD]: `most` float16 [...], the largest of a record, and `parts` of it uint8 [..., RECORD]."""
+class Ends(NamedTuple):
+    """What the numbers of groups [..., RECORD, GROUP] mean: value = step * (number - 128) of 8 bits, and of 4 step * (8 * number + offset - 128);
+    step = unit * part, where there are parts. `units` float32 [...], `parts` and `offsets` uint8 [..., RECORD]."""
 
-    most: Tensor
-    parts: Tensor
+    units: Tensor
+    parts: Tensor | None = None
+    offsets: Tensor | None = None
 
     @property
-    def values(self) -> Tensor:
-        """[..., RECORD]."""
-        return self.most.float()[..., None] / _PARTS * self.parts
+    def steps(self) -> Tensor:
+        """float32 [..., RECORD], or 1 for all groups."""
+        return self.units[..., None] if self.parts is None else self.units[..., None] * self.parts
 
-
-class Ends(NamedTuple):
-    """What a number of a group means: value = step * number - least."""
-
-    steps: Scales
-    leasts: Scales
+    def values(self, numbers: Tensor) -> Tensor:
+        """float32, of numbers as they are rounded to."""
+        levels = numbers if self.offsets is None else _EACH * numbers.float() + self.offsets[..., None]
+        return self.steps[..., None] * (levels - float(_MIDDLE))
 
 
 def _fitted(weight: Tensor, bits: int) -> tuple[Ends, Tensor]:
-    """Ends and numbers uint8 of the groups [..., RECORD, GROUP]: weight = step * number - least."""
-    low, high = weight.amin(-1).clamp(max=0), weight.amax(-1)
-    top = 2**bits - 1
+    """Ends and numbers uint8 of the groups [..., RECORD, GROUP]."""
     if bits == 8:
-        return _rounded(weight, -low, lambda least: (high + least) / top, 0.0, top)
-    step = (high - low) / top
-    best = _error(weight, low, step, top)
-    for levels in range(top - 1, _FEWEST - 1, -1):
+        ends = Ends(weight.abs().amax((-1, -2)) / (_MIDDLE - 1))
+        return ends, _numbers(weight, ends.steps, 1, _MIDDLE, 255)
+    low, high = weight.amin(-1).clamp(max=0), weight.amax(-1)
+    step = (high - low) / 15
+    best = _error(weight, low, step, 15)
+    for levels in range(14, _FEWEST - 1, -1):
         other = (high - low) / levels
-        error = _error(weight, low, other, top)
+        error = _error(weight, low, other, 15)
         step, best = torch.where(error < best, other, step), torch.minimum(error, best)
-    return _rounded(weight, -low, lambda _: step, 0.0, top, up=False)
+    ends = _shifted(_stepped(step / _EACH), -low)
+    return ends, _numbers(weight, ends.steps, _EACH, _zero(ends), 15)
 
 
 def _sixteenths(weight: Tensor) -> tuple[Ends, Tensor]:
-    """As `_fitted`, for numbers of 8 bits and ends for their upper 4: weight = step / 16 * (number - 7.5) - least."""
+    """As `_fitted`, for numbers of 8 bits and ends for their upper 4: two levels of 256 are left for what an offset leaves out."""
     low, high = weight.amin(-1).clamp(max=0), weight.amax(-1)
-    least = (-low - 7.5 / 255 * (high - low)).clamp(min=0)
-    return _rounded(weight, least, lambda least: 16 * (high + least) / 247.5, 7.5, 255, 16)
+    ends = _stepped((high - low) / 253 * 16 / _EACH, up=True)
+    ends = _shifted(ends, -low - 7.5 / 16 * _EACH * ends.steps)
+    return ends, _numbers(weight, ends.steps, _EACH / 16, 16 * _zero(ends) + 7.5, 255)
 
 
-def _rounded(
-    weight: Tensor, least: Tensor, step: Callable[[Tensor], Tensor], shift: float, top: int, finer: int = 1, up: bool = True
-) -> tuple[Ends, Tensor]:
-    """Ends as bytes hold them, the step chosen once the least is, and numbers. `up`: both rounded so that nothing lies beyond the levels."""
-    leasts = _scales(least, up)
-    steps = _scales(step(leasts.values), up)
-    inverse = torch.where(steps.values > 0, finer / steps.values, 0.0)
-    numbers = ((weight + leasts.values[..., None]) * inverse[..., None] + shift).round_().clamp_(0, top)
-    return Ends(steps, leasts), numbers.to(torch.uint8)
+def _stepped(steps: Tensor, up: bool = False) -> Ends:
+    """Of steps [..., RECORD] the nearest that bytes can say, or (`up`) the next larger. What is more than 0 stays so."""
+    units = steps.amax(-1) / 255
+    parts = steps / torch.where(units > 0, units, 1.0)[..., None]
+    return Ends(units, torch.where(steps > 0, (parts.ceil() if up else parts.round()).clamp(1, 255), 0.0).to(torch.uint8))
 
 
-def _scales(values: Tensor, up: bool) -> Scales:
-    """Of values [..., RECORD] the nearest that bytes can say. What is more than 0 stays so."""
-    most = (values.amax(-1) * (_PARTS / 254.8)).half()  # a float16 may be less by a 2048th
-    parts = values / torch.where(most > 0, most.float() / _PARTS, 1.0)[..., None]
-    return Scales(most, torch.where(values > 0, (parts.ceil() if up else parts.round()).clamp(1, 255), 0.0).to(torch.uint8))
+def _shifted(ends: Ends, least: Tensor) -> Ends:
+    """With the offsets for which the number 0 is nearest to -least [..., RECORD], as far as all levels are bytes."""
+    down = torch.where(ends.steps > 0, least / ends.steps, 0.0).round_()
+    return ends._replace(offsets=(_MIDDLE - down).clamp_(0, 255 - 15 * _EACH).to(torch.uint8))
+
+
+def _zero(ends: Ends) -> Tensor:
+    """The number, not a whole one, that means 0: [..., RECORD, 1]."""
+    assert ends.offsets is not None
+    return (_MIDDLE - ends.offsets[..., None].float()) / _EACH
+
+
+def _numbers(weight: Tensor, steps: Tensor, each: float, zero: Tensor | float, top: int) -> Tensor:
+    """The nearest to a weight, of numbers that are `each` levels apart."""
+    inverse = torch.where(steps > 0, 1 / (each * steps), 0.0)
+    return (weight * inverse[..., None] + zero).round_().clamp_(0, top).to(torch.uint8)
 
 
 def _error(weight: Tensor, low: Tensor, step: Tensor, top: int) -> Tensor:
@@ -233,7 +241,7 @@ def _nibbles(numbers: Tensor) -> Tensor:
 
 def _joined(ends: Ends, numbers: Tensor, groups: int) -> Tensor:
     """The records [blocks, bytes] of a block's numbers [blocks, groups filled up, bytes]."""
-    largest = [_blocks(scales.most).transpose(1, 2).contiguous().view(torch.uint8) for scales in ends]
-    each = [_blocks(scales.parts).permute(0, 2, 3, 1).flatten(2) for scales in ends]
-    records = torch.cat([*largest, *each, numbers.view(len(numbers), -1, RECORD * numbers.shape[-1])], -1).flatten(1)
+    units = _blocks(ends.units).transpose(1, 2).contiguous().view(torch.uint8)
+    each = [_blocks(part).permute(0, 2, 3, 1).flatten(2) for part in (ends.parts, ends.offsets) if part is not None]
+    records = torch.cat([units, *each, numbers.view(len(numbers), -1, RECORD * numbers.shape[-1])], -1).flatten(1)
     return records[:, : records.shape[1] - (-groups % RECORD) * numbers.shape[-1]].contiguous()

@@ -64,28 +64,31 @@ static int any_wanted(const struct pass *p, int64_t from, int64_t n) {
 }
 
 /* Brings the wanted rows of [count][width] to the front; by all threads together. */
-static void gather(const struct pass *p, float *rows, int64_t width) {
-#pragma omp for schedule(static)
+static void gather(struct team *team, const struct pass *p, float *rows, int64_t width) {
+#pragma omp for schedule(static) nowait
     for (int64_t i = 0; i < width; i++)
         for (int64_t k = 0; k < p->wanted; k++) rows[k * width + i] = rows[p->want[k] * width + i];
+    meet(team);
 }
 
 /* Queries, keys and values of all inputs to what the heads make of them, or of the wanted ones alone. */
-static void mix(const struct model *m, int64_t layer, const struct pass *p, int all_inputs, float *qkv, float *mixed, float *scores) {
+static void mix(
+    struct team *team, const struct model *m, int64_t layer, const struct pass *p, int all_inputs, float *qkv, float *mixed, float *scores) {
     const struct shape *s = &m->shape;
     const float *const *norms = m->layers[layer].norms;
     void *keys = p->keys[layer], *values = p->values[layer];
     const int64_t wide = s->heads + 2 * s->groups, each = s->heads / s->groups, parts = (each + HEADS - 1) / HEADS, all = s->groups * parts;
     for (int64_t i = 0; i < p->segments; i++) {
         const struct segment *part = p->segment + i;
-#pragma omp for schedule(static) collapse(2)
+#pragma omp for schedule(static) collapse(2) nowait
         for (int64_t t = 0; t < part->n; t++)
             for (int64_t h = 0; h < wide; h++) {
                 const int64_t row = part->first + t;
                 const float *cosine = p->cosine + row * s->width, *sine = p->sine + row * s->width;
                 place(s, h, qkv + row * wide * s->width, norms, cosine, sine, keys, values, p->rows, part->start + part->past + t);
             }
-#pragma omp for schedule(dynamic, 1) collapse(2)
+        meet(team);
+#pragma omp for schedule(dynamic, 1) collapse(2) nowait
         for (int64_t t = 0; t < part->n; t += ROWS)
             for (int64_t some = 0; some < all; some++) {
                 const int64_t row = part->first + t, group = some / parts, begin = some % parts * HEADS, head = group * each + begin;
@@ -95,6 +98,7 @@ static void mix(const struct model *m, int64_t layer, const struct pass *p, int 
                 float *out = mixed + (row * s->heads + head) * s->width;
                 attend_some(s, part, t, rows, n, query, wide, keys, values, p->rows, group, scores, longest(p), out);
             }
+        meet(team);
     }
 }
 
@@ -103,39 +107,42 @@ void decode(const struct model *m, const struct pass *p) {
     const int64_t hidden = one->qkv.inputs, n = larger(p->count, p->wanted), length = longest(p);
     float *qkv = p->scratch, *mixed = qkv + n * one->qkv.outputs, *gated = mixed + n * one->out.inputs, *scores = gated + n * one->gated.outputs;
     float *own = scores + p->threads * HEADS * ROWS * length;
+    struct team all = {0}, *team = &all;
 #pragma omp parallel num_threads((int)p->threads)
     {
         int64_t taken = 0;
         for (int64_t i = 0; i < m->count; i++) {
             const struct layer *l = m->layers + i;
             if (taken < p->taps && p->tap[taken] == i) {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
                 for (int64_t at = 0; at < p->count * hidden; at++) p->hidden[taken * p->count * hidden + at] = p->x[at];
                 taken++;
             }
             const int all_inputs = p->whole || i + 1 < m->count;
             const int64_t some = all_inputs ? p->count : p->wanted;
-            multiply_together(&l->qkv, p->count, p->x, NULL, qkv, own);
-            mix(m, i, p, all_inputs, qkv, mixed, scores + omp_get_thread_num() * HEADS * ROWS * length);
+            multiply_together(team, &l->qkv, p->count, p->x, NULL, qkv, own);
+            mix(team, m, i, p, all_inputs, qkv, mixed, scores + omp_get_thread_num() * HEADS * ROWS * length);
             if (!all_inputs) {
-                gather(p, mixed, l->out.inputs);
-                gather(p, p->x, hidden);
+                gather(team, p, mixed, l->out.inputs);
+                gather(team, p, p->x, hidden);
             }
-            multiply_together(&l->out, some, mixed, p->x, p->x, own);
-            multiply_together(&l->gated, some, p->x, NULL, gated, own);
-            multiply_together(&l->down, some, gated, p->x, p->x, own);
+            multiply_together(team, &l->out, some, mixed, p->x, p->x, own);
+            multiply_together(team, &l->gated, some, p->x, NULL, gated, own);
+            multiply_together(team, &l->down, some, gated, p->x, p->x, own);
         }
-#pragma omp for schedule(static) collapse(2)
+#pragma omp for schedule(static) collapse(2) nowait
         for (int64_t k = 0; k < p->wanted; k++)
             for (int64_t i = 0; i < hidden; i++) qkv[k * hidden + i] = p->x[(p->whole ? p->want[k] : k) * hidden + i];
-        multiply_together(&m->head, p->wanted, qkv, NULL, p->logits, own);
+        meet(team);
+        multiply_together(team, &m->head, p->wanted, qkv, NULL, p->logits, own);
     }
 }
 
 /* One product alone; `scratch` as scratch_of says. */
 void multiply(const struct weights *w, int64_t count, int64_t threads, const float *x, const float *add, float *out, float *scratch) {
+    struct team team = {0};
 #pragma omp parallel num_threads((int)threads)
-    multiply_together(w, count, x, add, out, scratch);
+    multiply_together(&team, w, count, x, add, out, scratch);
 }
 #else
 int possible(void) { return 0; }
