@@ -1,11 +1,11 @@
-"""Linear layers with weights of 4 or 8 bits in groups of 32 and inputs rounded to 8 bits group by group, computed by C code of our own
-(native/products.h has the formula).
+"""Linear layers with weights of 4 or 8 bits and inputs rounded to 8 bits in groups of 32, computed by C code of our own (native/products.h has the
+formula).
 
-A pass is bound by reading weights, and 4 bits with the steps of their groups are 4.6 bits a weight, 8 bits are 8.6. A group is rounded to evenly
-spaced levels between its smallest weight, or 0, and its largest; of 4 bits to 16, or to fewer if they fit better: weights that were of 4 bits in such
-groups before, as those of a GGUF file of type Q4_0, Q4_1 or Q4_K, are nearly found again as they were. A target's head keeps 8 bits, since it decides
-between near tokens, but is read in 4 of them: the others are added for those tokens alone that are near the best. Norms and the product of the gated
-layer's halves are computed on the way in.
+A pass over few rows is bound by reading weights: 4 bits with the steps of their groups are 4.6 bits a weight; 8 bits, with a step for eight groups, 8.1.
+A group of 4 bits is rounded to 16 evenly spaced levels between its smallest weight, or 0, and its largest, or to fewer if they fit better: weights that
+were of 4 bits in such groups before, as those of a GGUF file of type Q4_0, Q4_1 or Q4_K, are nearly found again as they were. A target's head keeps 8
+bits, since it decides between near tokens, but is read in 4 of them: the others are added for those tokens alone that are near the best. Norms and the
+product of the gated layer's halves are computed on the way in.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class GroupedLinear:
 
 
 def rounded(weight: Tensor, role: str = "", bits: int = 4, head: int = 8) -> dict[str, Tensor]:
-    """A weight [out, in] with `bits` 4 or 8: 'records', or 'levels' where they are of 8 bits, uint8 [blocks, bytes]. For the `role` 'head' with as many
-    bits as `head` says, of which 8 are records of 4 and their 'rest' uint8 [blocks, groups, 256]."""
+    """A weight [out, in] with `bits` 4 or 8: 'records', or 'levels' where they are of 8 bits, uint8 [blocks, bytes]. For the `role` 'head' with as
+    many bits as `head` says, of which 8 are records of 4 and their 'rest' uint8 [blocks, groups, 256]."""
     parts = torch.split(weight.detach(), _CHUNK)
     if role == "head" and head == 8:
         records, rest = zip(*(_halved(part.float()) for part in parts), strict=True)
