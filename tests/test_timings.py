@@ -23,10 +23,30 @@ def test_one_disturbed_pass_is_hardly_believed() -> None:
         timings.add(8, 112)
     assert dict(timings.curve)[8] == 112  # it does take so long
     for _ in range(4):
-        timings.add(5, 500)
+        timings.add(5, 100)
     assert dict(timings.curve)[5] == 50  # half of its times
-    timings.add(5, 500)
-    assert dict(timings.curve)[5] == 500
+    timings.add(5, 100)
+    assert dict(timings.curve)[5] == 100
+    timings.add(3, 500)
+    for _ in range(4):
+        timings.add(3, 500)
+    assert dict(timings.curve)[3] == 3 * 42  # three passes over one would do
+
+
+def test_what_was_slow_long_ago_is_forgotten() -> None:
+    """All passes of a busy start took twenty times as long; since then nothing but passes over one row."""
+    timings = Timings()
+    for rows in (1, 1, 1, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3):
+        timings.add(rows, 20 * (40 + rows))
+    for _ in range(127):
+        assert {rows for rows, _ in timings.curve} == {1, 2, 3}
+        timings.add(1, 41)
+    assert timings.curve == ((1, 41), (3, 3 * 41))
+    timings.add(1, 41)
+    assert timings.curve == ((1, 41),)
+    for _ in range(200):
+        timings.add(2, 42)
+    assert timings.curve == ((1, 41), (2, 42))  # the smallest stays
 
 
 def test_few_widths_are_believed_as_they_are() -> None:

@@ -2,7 +2,9 @@
 
 The newest times of each width are kept, and their (lower) median is believed. A width that was seen fewer than four times leans on the line through
 the others, near ones first, if there is a near one: the first pass of a width takes longer than the next ones, and one disturbed pass would otherwise
-keep a policy from ever drafting so far again.
+keep a policy from ever drafting so far again. For the same reason a width that no pass had for long is forgotten, but for the smallest: where the
+machine was busy as a process began, all first passes were slow, and what seems dear is not tried again. And so many rows never take longer than as
+many passes over the smallest width do.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from statistics import median_low
 _NEWEST = 9  # times that are kept
 _ENOUGH = 4  # times after which a width is believed alone
 _WIDTHS = 64  # widths that are told apart; of more, those seen first are forgotten
+_LONG = 128  # passes
 
 
 @dataclass(slots=True)
@@ -23,6 +26,8 @@ class Timings:
     """Seconds of passes by their rows."""
 
     seen: dict[int, deque[float]] = field(default_factory=dict)
+    _last: dict[int, int] = field(default_factory=dict)  # the pass that had this width last
+    _passes: int = 0
     _curve: tuple[tuple[int, float], ...] | None = None
 
     def add(self, rows: int, seconds: float) -> None:
@@ -30,6 +35,10 @@ class Timings:
         if rows not in self.seen and len(self.seen) == _WIDTHS:
             del self.seen[next(iter(self.seen))]
         self.seen.setdefault(rows, deque(maxlen=_NEWEST)).append(seconds)
+        self._passes += 1
+        self._last[rows] = self._passes
+        for old in [old for old in self.seen if self._passes - self._last[old] >= _LONG and old > min(self.seen)]:
+            del self.seen[old]
         self._curve = None
 
     @property
@@ -37,7 +46,8 @@ class Timings:
         """(rows, seconds) in rising order of rows."""
         if self._curve is None:
             known = sorted((rows, median_low(times), min(len(times), _ENOUGH)) for rows, times in self.seen.items())
-            self._curve = tuple((rows, self._believed(known, i)) for i, (rows, _, _) in enumerate(known))
+            believed = [(rows, self._believed(known, i)) for i, (rows, _, _) in enumerate(known)]
+            self._curve = tuple((rows, min(seconds, believed[0][1] * rows / believed[0][0])) for rows, seconds in believed)
         return self._curve
 
     @staticmethod

@@ -1,11 +1,11 @@
-"""Linear layers with weights of 4 or 8 bits and inputs rounded to 8 bits in groups of 32, computed by C code of our own (native/products.h has the
-formula).
+"""Linear layers with weights of 4 or 8 bits and inputs rounded to 8 bits in groups of 32, computed by C code of our own (native/products.h has
+the formula).
 
-A pass over few rows is bound by reading weights: 4 bits with the steps of their groups are 4.6 bits a weight; 8 bits, with a step for eight groups, 8.1.
-A group of 4 bits is rounded to 16 evenly spaced levels between its smallest weight, or 0, and its largest, or to fewer if they fit better: weights that
-were of 4 bits in such groups before, as those of a GGUF file of type Q4_0, Q4_1 or Q4_K, are nearly found again as they were. A target's head keeps 8
-bits, since it decides between near tokens, but is read in 4 of them: the others are added for those tokens alone that are near the best. Norms and the
-product of the gated layer's halves are computed on the way in.
+A pass over few rows is bound by reading weights: 4 bits with the steps of their groups are 4.6 bits a weight, 8 bits with a step for eight groups
+8.1. A group of 4 bits is rounded to 16 evenly spaced levels between its smallest weight, or 0, and its largest, or to fewer if they fit better:
+weights that were of 4 bits in such groups before, as those of a GGUF file of type Q4_0, Q4_1 or Q4_K, are nearly found again as they were. A target's
+head keeps 8 bits, since it decides between near tokens, but is read in 4 of them: the others are added for those tokens alone that are near the best.
+Norms and the product of the gated layer's halves are computed on the way in.
 """
 
 from __future__ import annotations
