@@ -1,5 +1,5 @@
-/* Where the threads of a team wait for each other. OpenMP's own barriers spin for milliseconds, which is long where another process has taken the core
-   of the thread that is waited for: it could have this one. So after about as long as parts of one size can differ a thread sleeps here. */
+/* Where the threads of a team wait for each other. OpenMP's own barriers spin for milliseconds, which is long where another process has taken the
+   core of the thread that is waited for: it could have this one. So a thread sleeps here, after about as long as parts of one size can differ. */
 #pragma once
 #include <immintrin.h>
 #include <omp.h>
