@@ -139,6 +139,22 @@ def test_a_long_text_is_read_where_the_answer_is_long_enough() -> None:
     assert policy.budget(bad, reading) == 0
 
 
+def test_a_long_text_is_not_read_where_copies_gain_as_much() -> None:
+    """As above, but half of the tokens come two at a time without this draft; the next text begins half as sure of that."""
+    policy, state = Breakeven(), begun(Breakeven())
+    reading = now(lag=500, costs=(*COSTS, (501, 5.1)))
+    copied = state
+    for _ in range(40):
+        copied = policy.update(copied, Round(0, 0, 0, 0, 2, 1, 3, 0.0, 0.1))
+    assert copied.others == state.others + 80 and copied.others_s == pytest.approx(state.others_s + 4)
+    assert policy.budget(copied._replace(usual=200.0, tokens=0), reading) == 0
+    assert policy.budget(state._replace(usual=200.0, tokens=0), reading) > 0
+    after = policy.init(copied)
+    assert after.others == copied.others / 2
+    fast = copied._replace(emitted=90.0, depth=60.0, rounds=30.0, spent=3.0)  # but this draft gains three times as much
+    assert policy.budget(fast._replace(usual=200.0, tokens=0), reading) > 0
+
+
 def test_a_round_is_charged_what_it_usually_takes() -> None:
     """A burst made a round of 0.16 s last half a second. Reading a text is charged as it was the first time, and then as it usually is."""
     policy, state = Breakeven(), begun(Breakeven())

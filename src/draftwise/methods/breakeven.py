@@ -29,10 +29,11 @@ usually take (the median), reading too, for a burst of something else is not the
 still drafted as long as half of the stake would be left.
 
 *Reading.* A draft that has not read the prompt, or rested, must read first, which is taken to cost what the target takes for as many tokens, less by
-the ratio of their steps. It may, if the tokens still to come would earn that back at the saving known so far (0.3 of a draft nobody has tried). How
-many will come nobody knows: as many as three of four past answers had, or again as many as there are, if that is more, and no more than may be. So a
-long prompt waits until its answer has lasted. What reading took is a debt that gains pay back, those of a text beyond its losses; what is left of it
-at the end of the text is taken from the account.
+the ratio of their steps. It may, if the tokens still to come would earn that back: by the time that a token takes with this draft, as far as is known
+(0.7 of plain time of a draft nobody has tried), against the time one takes without it, copies of other drafters included. How many will come nobody
+knows: as many as three of four past answers had, or again as many as there are, if that is more, and no more than may be. So a long prompt waits
+until its answer has lasted. What reading took is a debt that gains pay back, those of a text beyond its losses; what is left of it at the end of the
+text is taken from the account.
 
 Lossless: `more` is asked after a token is kept, and what a length depends on (times, and verdicts of the past) says nothing of the token to come.
 Under `speculative` the text's law is that of plain decoding, at temperature 0 and under `coupled` its tokens are. Simulated against every fixed
@@ -64,7 +65,8 @@ _LITTLE = 8  # tokens that a draft reads along with its first step
 _STEP = 0.25  # of a plain pass: what a draft step is taken to cost before one was measured
 _GAIN = 0.3  # of plain time, expected of a draft that nothing is known of
 _SUMS = ("emitted", "depth", "leaves", "rounds", "spent")
-_TRUST = 16  # tokens by which that is believed
+_OTHERS = ("others", "others_s")
+_TRUST = 16  # tokens by which that is believed, and plain time without a draft
 
 
 class Account(NamedTuple):
@@ -73,7 +75,8 @@ class Account(NamedTuple):
     this text lost and no gain made good yet. `plain_s`: seconds of a plain pass; `plains`: how many were seen, up to three. `balance`: seconds
     that may be lost. `recent`: how the last round went, from -1 (nothing accepted) to 1 (all). `told`: whether the drafter has rows, as far as
     the last round says. `started`: the round that read the prompt is over. `tokens`: of this text; `usual`: what three of four past ones had at
-    least. `read_s`: seconds that the draft takes to read a token, which fall faster than they rise; 0: not known."""
+    least. `read_s`: seconds that the draft takes to read a token, which fall faster than they rise; 0: not known. `others`, `others_s`: tokens and
+    seconds of the rounds without this draft, those of earlier texts at half their weight."""
 
     drafted: Fit = _DRAFTED
     ahead: Fit = _NEXT
@@ -93,6 +96,8 @@ class Account(NamedTuple):
     tokens: int = 0
     usual: float = 64.0
     read_s: float = 0.0
+    others: float = 0.0
+    others_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Breakeven:
         if last is None:
             return Account()
         drafted, ahead = faded(last.drafted, _DRAFTED, 0.5), faded(last.ahead, _NEXT, 0.5)
-        last = last._replace(drafted=drafted, ahead=ahead, started=False, **{name: getattr(last, name) / 2 for name in _SUMS})
+        last = last._replace(drafted=drafted, ahead=ahead, started=False, **{name: getattr(last, name) / 2 for name in (*_SUMS, *_OTHERS)})
         return last._replace(debt=0.0, lost=0.0, balance=last.balance - last.debt, tokens=0, usual=_fewest(last))
 
     def budget(self, state: Account, now: Now) -> int:
@@ -127,7 +132,7 @@ class Breakeven:
         reading = step / plain * (passes(now.batch + now.lag) - plain) if now.lag > _LITTLE else 0.0
         left = min(state.balance, 2 * self.stake * plain) - (step + passes(now.batch + 1) - plain + reading)
         coming = min(max(state.usual - state.tokens, state.tokens), now.room)
-        if left < 0 and not (state.balance > 0 and reading <= _gain(state) * plain * coming):
+        if left < 0 and not (state.balance > 0 and reading <= _saving(state) * coming):
             return 0
         if math.isnan(now.draft_s):
             return min(4, self.cap)  # what a draft costs is to be found out
@@ -169,6 +174,7 @@ class Breakeven:
 
     def _rested(self, state: Account, round: Round) -> Account:
         """The account after a round without a draft."""
+        state = state._replace(others=state.others + round.emitted, others_s=state.others_s + round.verify_s)
         alone = round.rows == round.batch
         if alone and state.plains < _PLAINS:
             plain = min(state.plain_s, round.verify_s) if state.plains else round.verify_s
@@ -251,10 +257,11 @@ def _second(failing: float, step: DraftStep) -> float:
     return failing * min(1.0, step.top2 / max(1 - step.top1, 1e-9))
 
 
-def _gain(state: Account) -> float:
-    """The share of plain time that drafting is expected to save, by the rounds so far and `_TRUST` tokens at `_GAIN`; below 0 where it costs."""
-    plain = state.plain_s * (state.emitted + _TRUST)
-    return 1 - (state.spent + (1 - _GAIN) * state.plain_s * _TRUST) / plain if plain else _GAIN
+def _saving(state: Account) -> float:
+    """Seconds that a token is expected to take less with this draft than without it, by the rounds of both kinds and `_TRUST` tokens each."""
+    own = (state.spent + (1 - _GAIN) * state.plain_s * _TRUST) / (state.emitted + _TRUST)
+    other = (state.others_s + state.plain_s * _TRUST) / (state.others + _TRUST)
+    return min(other, state.plain_s) - own
 
 
 def _rate(state: Account, now: Now, passes: Passes) -> float:
