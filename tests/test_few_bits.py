@@ -90,6 +90,20 @@ def test_a_grouped_product(outputs: int, width: int, before: str, bits: int) -> 
 
 
 @grouped
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("at", [3, 20, 70])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_what_is_no_number_stays_none(bits: int, at: int, value: float) -> None:
+    """In its own row: it must not come out as a small number that nobody would notice."""
+    weight, x = torch.randn(20, 96), torch.randn(3, 96)
+    linear = GroupedLinear(hf_grouped.rounded(weight, bits=bits), weight.shape)
+    want = linear(x)
+    x[1, at] = value
+    found = linear(x)
+    assert found[1].isnan().all() and torch.equal(found[[0, 2]], want[[0, 2]])
+
+
+@grouped
 @pytest.mark.parametrize(("outputs", "width"), [(40, 200), (3000, 64)])
 def test_a_head_reads_the_lower_bits_of_its_best_alone(outputs: int, width: int) -> None:
     """Of 64 blocks of 16 outputs at most: there the error is that of 8 bits, elsewhere of 4; and a row does not depend on its neighbours."""

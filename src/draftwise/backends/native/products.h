@@ -112,13 +112,14 @@ static const float WHOLE = 0x1.8p23f;
 static void round_group(const struct weights *w, const struct rows *r, int64_t g, int64_t t, int64_t at) {
     const __m512 low = sixteen(w, r, t, g * GROUP), high = sixteen(w, r, t, g * GROUP + LANES);
     const float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
+    const int lost = !(most < 0x1p90f) || _mm512_cmp_ps_mask(low, high, _CMP_UNORD_Q); /* what is no number stays none */
     float scale = fminf(fmaxf(most / 127.0f, 0x1p-90f), 0x1p90f);
     if (w->bits == 4) scale = float_of((bits_of(scale) + 0x7fffff) & 0x7f800000); /* the power of two next to it, or itself */
     const __m512 inverse = _mm512_set1_ps(1.0f / scale);
     const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)), b = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
     _mm_storeu_si128((__m128i *)(r->levels + at * GROUP), _mm512_cvtsepi32_epi8(a));
     _mm_storeu_si128((__m128i *)(r->levels + at * GROUP + LANES), _mm512_cvtsepi32_epi8(b));
-    r->scales[at] = w->bits == 4 ? WHOLE * scale : scale;
+    r->scales[at] = lost ? NAN : w->bits == 4 ? WHOLE * scale : scale;
     r->starts[at] = bits_of(w->bits == 4 ? WHOLE * scale : WHOLE) - 128 * _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
 }
 
