@@ -18,7 +18,7 @@ from statistics import median_low
 _NEWEST = 9  # times that are kept
 _ENOUGH = 4  # times after which a width is believed alone
 _WIDTHS = 64  # widths that are told apart; of more, those seen first are forgotten
-_LONG = 128  # passes
+_LONG = 128  # passes after which a width that none of them had is forgotten
 
 
 @dataclass(slots=True)

@@ -119,8 +119,9 @@ static void round_group(const struct weights *w, const struct rows *r, int64_t g
     const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)), b = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
     _mm_storeu_si128((__m128i *)(r->levels + at * GROUP), _mm512_cvtsepi32_epi8(a));
     _mm_storeu_si128((__m128i *)(r->levels + at * GROUP + LANES), _mm512_cvtsepi32_epi8(b));
-    r->scales[at] = lost ? NAN : w->bits == 4 ? WHOLE * scale : scale;
-    r->starts[at] = bits_of(w->bits == 4 ? WHOLE * scale : WHOLE) - 128 * _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+    const float whole = w->bits == 4 ? WHOLE * scale : WHOLE;
+    r->scales[at] = lost ? NAN : w->bits == 4 ? whole : scale;
+    r->starts[at] = bits_of(whole) - 128 * _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
 }
 
 /* To each of sixteen sums: the products of its four numbers with four levels, the same for all. As one instruction, which compilers make two of. */
