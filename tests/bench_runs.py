@@ -91,7 +91,7 @@ def bench(out: Path, what: Chosen | None = None, watch: Any = None, own: Sequenc
 
 def keys(what: Chosen | None = None) -> set[tuple[str, str, str]]:
     variants = [*(what or chosen()).methods, "fake", "fake-lookup"]
-    return {job.key for job in plan.jobs((what or chosen()).tasks, variants, 0)}
+    return {job.key for job in plan.jobs((what or chosen()).tasks, dict.fromkeys(variants), 0)}
 
 
 if __name__ == "__main__":

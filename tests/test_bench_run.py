@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -299,15 +300,24 @@ def test_a_program_that_is_not_there(tmp_path):
 
 def test_the_plan_interleaves_and_is_a_function_of_its_arguments():
     tasks = [bench_runs.problems("a", 3), bench_runs.problems("b", 2)]
-    jobs = plan.jobs(tasks, ["x", "y", "z"], seed=1)
-    assert jobs == plan.jobs(tasks, ["x", "y", "z"], seed=1) != plan.jobs(tasks, ["x", "y", "z"], seed=2)
+    workers = {"x": "ours", "y": "theirs", "z": "ours"}
+    jobs = plan.jobs(tasks, workers, seed=1)
+    assert jobs == plan.jobs(tasks, workers, seed=1) != plan.jobs(tasks, workers, seed=2)
     assert [job.problem.id for job in jobs[::3]] == ["a/0", "b/0", "a/1", "b/1", "a/2"]
     assert all({job.variant for job in jobs[i : i + 3]} == {"x", "y", "z"} for i in range(0, 15, 3))
-    blocks = plan.jobs(tasks, ["x", "y", "z"], seed=1, block=2)
-    assert {job.key for job in blocks} == {job.key for job in jobs}
-    assert all(blocks[i].variant == blocks[i + 1].variant for i in range(0, 12, 2))
+    assert all(jobs[i + 1].variant != "y" for i in range(0, 15, 3))  # two of one process are not parted
     with pytest.raises(ValueError, match="at least 1"):
-        plan.jobs(tasks, ["x"], seed=1, block=0)
+        plan.jobs(tasks, workers, seed=1, block=0)
+
+
+def test_a_block_is_one_turn_of_a_worker_whose_variants_take_turns_by_problem():
+    tasks, workers = [bench_runs.problems("a", 4)], {"x": "ours", "y": "theirs", "z": "ours"}
+    jobs = plan.jobs(tasks, workers, seed=1, block=2)
+    assert {job.key for job in jobs} == {job.key for job in plan.jobs(tasks, workers, seed=1)}
+    for block in (jobs[:6], jobs[6:]):
+        swaps = sum(workers[a.variant] != workers[b.variant] for a, b in itertools.pairwise(block))
+        ours = [job.problem.id for job in block if job.variant != "y"]
+        assert swaps == 1 and ours[0] == ours[1] != ours[2] == ours[3]
 
 
 def test_comma_lists_of_specs():

@@ -33,18 +33,24 @@ class Job(NamedTuple):
         return f"{self.variant} on {self.problem.task} {self.problem.id}{which}"
 
 
-def jobs(tasks: Sequence[Sequence[Problem]], variants: Sequence[str], seed: int, block: int = 1, samples: int = 1) -> list[Job]:
-    """All of them in order: the tasks in turn, `block` problems at a time, and for each block the variants in an order drawn by `seed`, so
-    that a noisy minute hurts all alike. A larger block swaps engines less often. All `samples` of a problem come one after the other. Raises
-    ValueError for a block or samples below 1."""
+def jobs(tasks: Sequence[Sequence[Problem]], workers: Mapping[str, object], seed: int, block: int = 1, samples: int = 1) -> list[Job]:
+    """All of them in order: the tasks in turn, `block` problems at a time, and for each block the workers in an order drawn by `seed`, so that a
+    noisy minute hurts all alike. A larger block swaps workers less often; within it the variants of a worker take turns by problem. `workers`: by
+    variant the process that answers for it. All `samples` of a problem come one after the other. Raises ValueError for a block or samples below 1.
+    """
     if block < 1 or samples < 1:
         raise ValueError(f"block and samples must be at least 1, got {block} and {samples}")
     problems = [problem for some in zip_longest(*tasks) for problem in some if problem is not None]
+    together: dict[object, list[str]] = {}
+    for variant, worker in workers.items():
+        together.setdefault(worker, []).append(variant)
     found: list[Job] = []
     each = range(samples) if samples > 1 else (None,)
     for start in range(0, len(problems), block):
-        order = random.Random(f"{seed} {start}").sample(list(variants), len(variants))
-        found += [Job(problem, variant, sample) for variant in order for problem in problems[start : start + block] for sample in each]
+        chance = random.Random(f"{seed} {start}")
+        for variants in chance.sample(list(together.values()), len(together)):
+            for problem in problems[start : start + block]:
+                found += [Job(problem, variant, sample) for variant in chance.sample(variants, len(variants)) for sample in each]
     return found
 
 

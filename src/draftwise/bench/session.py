@@ -78,7 +78,8 @@ def bench(
         variants = {some.name: some for some in [*(home._replace(name=name) for name in chosen.methods), *others]}
         runner = _runner(chosen, store, pool, variants, tuple(host.ready["stop_ids"]), timeout_s, found, watch)
         todo = [[problem for problem in some if (problem.task, problem.id) in short] for some in chosen.tasks]
-        missing = _work(runner, jobs(todo, list(variants), chosen.options.seed, chosen.options.block, chosen.options.samples), watch)
+        workers = {name: variant.argv for name, variant in variants.items()}
+        missing = _work(runner, jobs(todo, workers, chosen.options.seed, chosen.options.block, chosen.options.samples), watch)
         if memory and short and not missing:
             runner.weigh(_middle([problem for some in todo for problem in some], sizes), lambda name: watch.begin(f"memory of {name}"))
         return Outcome(store.rows, missing, runner.failed, skipped, store.peaks)

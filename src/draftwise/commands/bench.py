@@ -54,7 +54,7 @@ def bench(
         int, typer.Option(help="How often each problem is asked, with seeds SEED, SEED+1, ...; needs a temperature.", rich_help_panel=_WORK)
     ] = 1,
     block: Annotated[
-        int, typer.Option(min=1, help="Problems in a row for each variant's turn; more swap engines less often.", rich_help_panel=_WORK)
+        int, typer.Option(min=1, help="Problems in a row for each engine's turn; more swap engines less often.", rich_help_panel=_WORK)
     ] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="For every engine. Default: the cores.", rich_help_panel=_WORK)] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one answer may take.", rich_help_panel=_WORK)] = 3600,
