@@ -382,7 +382,8 @@ def test_a_gguf_goes_to_llamacpp_where_it_is_installed(tiny, folder, tmp_path, w
     ("backend", "message"),
     [
         ("vllm", "possible are auto, hf, llamacpp"),
-        ("hf:threads=2", "takes no options"),
+        ("hf:threads=2", "takes graphs=true and nothing else"),
+        ("hf:graphs=2", "takes graphs=true and nothing else"),
         ("llamacpp:thread=2", "did you mean 'threads'"),
         ("llamacpp:threads=a", "takes int"),
     ],

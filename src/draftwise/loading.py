@@ -22,7 +22,7 @@ import torch
 from draftwise import catalog
 from draftwise.files import user_cache
 from draftwise.narrowing import ALL, TEXT, chosen, named, narrow, shorten
-from draftwise.picking import pick_backend, pick_device, pick_dtype
+from draftwise.picking import graphs, pick_backend, pick_device, pick_dtype
 from draftwise.spec import Spec
 from draftwise.unpacking import Keeping, Progress, architecture, dequantised, first_line, gguf_tokenizer, has_llamacpp, pretrained
 
@@ -63,11 +63,11 @@ def load_model(
     """`name`: 'smollm2', a folder, a .gguf file, or a Hub id. `dtype`: float32, bfloat16, float16 or auto (bfloat16 where the machine computes
     in it natively, else float32). `device`: a torch device or auto (CUDA if there is one). `backend`: 'llamacpp' (for GGUF files, with the options of
     `draftwise.backends.llamacpp.LlamaCpp` as in 'llamacpp:threads=4,gpu_layers=-1'; dtype and device are then the file's and llama.cpp's own), 'hf'
-    (a GGUF file is dequantised), or auto: llama.cpp for a .gguf file where it is installed and neither bits nor a vocabulary are asked for, else
-    transformers. `quantize`: 'int8' for weights and
-    inputs of 8 bits (`draftwise.backends.hf_int8`), 'int4' for weights of 4 (`draftwise.backends.hf_grouped`), both on a CPU. `vocabulary`: cuts the
-    head of a draft to the tokens that matter, a number of them or those of a file (`draftwise.narrowing`); 'text' to the frequent ones and those of
-    each text, where the backend can; 'all', as None, to none. `cache_dir`: where what was made of GGUF files is kept (by default a folder of the
+    (a GGUF file is dequantised; 'hf:graphs=true' has short passes recorded as CUDA graphs), or auto: llama.cpp for a .gguf file where it is installed
+    and neither bits nor a vocabulary are asked for, else transformers. `quantize`: 'int8' for weights and inputs of 8 bits
+    (`draftwise.backends.hf_int8`), 'int4' for weights of 4 (`draftwise.backends.hf_grouped`), both on a CPU. `vocabulary`: cuts the head of a
+    draft to the tokens that matter, a number of them or those of a file (`draftwise.narrowing`); 'text' to the frequent ones and those of each
+    text, where the backend can; 'all', as None, to none. `cache_dir`: where what was made of GGUF files is kept (by default a folder of the
     user's cache).
     `packed`: on a CPU, put the weights into the order that products read fastest; such a model can be neither trained nor saved. `lean`: on a CPU,
     take the linear layers out for a shorter pass where there is one (`draftwise.backends.hf_lean`); only a `draftwise.backends.hf.HF` can then run
@@ -81,7 +81,9 @@ def load_model(
     with _quiet():
         from draftwise import rounded  # here and below: until a model is loaded nobody waits for transformers
 
-        if (file := for_llamacpp(shown, own := pick_backend(backend), quantize, vocabulary)) is not None:
+        own = pick_backend(backend)
+        recorded = graphs(own, where)
+        if (file := for_llamacpp(shown, own, quantize, vocabulary)) is not None:
             if vocabulary is not None or quantize is not None:
                 raise ValueError(f"{shown!r} runs in llama.cpp as it is: for other weights or a smaller vocabulary leave the backend to 'auto'")
             tokenizer = gguf_tokenizer(file, keeping)
@@ -93,6 +95,7 @@ def load_model(
         else:
             model, tokenizer = _cut(shown, what, keeping, vocabulary)
             model = _hastened(model.to(where).eval(), quantize, packed, lean)
+            model.graphs = recorded
         if by_text:
             shorten(model, tokenizer)
         return Loaded(model, tokenizer, shown)

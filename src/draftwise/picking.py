@@ -40,9 +40,16 @@ def pick_backend(backend: str | Spec | None) -> Spec:
     found = parse(backend or "auto")
     if found.name not in BACKENDS:
         raise ValueError(f"there is no backend {found.name!r} to load models into: possible are {', '.join(BACKENDS)}")
-    if found.options and found.name == "hf":
-        raise ValueError(f"the backend 'hf' takes no options, got {str(found)!r}: 'llamacpp' does, also behind 'auto:'")
+    if found.name == "hf" and (found.options.keys() - {"graphs"} or not isinstance(found.options.get("graphs", False), bool)):
+        raise ValueError(f"the backend 'hf' takes graphs=true and nothing else, got {str(found)!r}: others are for 'llamacpp', also behind 'auto:'")
     return found
+
+
+def graphs(backend: Spec, device: torch.device) -> bool:
+    """Whether passes are to be CUDA graphs. Raises ValueError where there can be none."""
+    if (asked := backend.name == "hf" and bool(backend.options.get("graphs"))) and device.type != "cuda":
+        raise ValueError(f"graphs=true is for a CUDA device, and the model goes to {str(device)!r}: name one with device, or leave graphs out")
+    return asked
 
 
 def quantization(quantize: str | None) -> tuple[str | None, str | None]:

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import graphs
 import tiny
 import tiny_gguf
 from draftwise.backends.hf import CACHES, HF, cache_name
@@ -38,8 +39,9 @@ GGUF = [f"{name}-gguf" for name in tiny_gguf.NAMES] if importlib.util.find_spec(
 RECURRENT = [*tiny.RECURRENT, *(name for name in GGUF if name == "mamba-gguf")]
 WAYS = {way.name: way for ways in PRECISIONS.values() for way in ways if not way.possible(torch.device("cpu"))}
 FEW_BITS = [f"{name}-{way}" for way in WAYS for name in ("llama", "qwen2")]
+GRAPHS = [f"{name}-graphs" for name in ("llama", "qwen2-window", "gemma2", "gemma3", "phi")]
 LEAN = ["llama-lean", "qwen2-lean", "qwen3-lean", *FEW_BITS]
-TREES = ["table", *ATTENTION, *LEAN, *(name for name in GGUF if name not in RECURRENT)]
+TREES = ["table", *ATTENTION, *GRAPHS, *LEAN, *(name for name in GGUF if name not in RECURRENT)]
 SEQ2SEQ = list(tiny.SEQ2SEQ)
 ALL = [*TREES, *RECURRENT, "llama-replay", *SEQ2SEQ]
 TREE = torch.tensor([-1, 0, 0, -1, 3, 2, 5, 3])
@@ -67,7 +69,7 @@ def model(name: str) -> Any:
             return own
         own.lean = Lean(own, product)
         return own
-    return tiny.seq2seq(name) if name in SEQ2SEQ else tiny.model(name.removesuffix("-replay"))
+    return tiny.seq2seq(name) if name in SEQ2SEQ else tiny.model(name.removesuffix("-replay").removesuffix("-graphs"))
 
 
 @cache
@@ -119,7 +121,7 @@ class Sourced(HFSeq2Seq):
 
 def case(name: str) -> Case:
     makers: dict[str, Any] = {"table": lambda: Table(_V, max_length=128)} | {seq2seq: lambda: Sourced(model(name)) for seq2seq in SEQ2SEQ}
-    makers |= dict.fromkeys(GGUF, lambda: llamacpp(name))
+    makers |= dict.fromkeys(GGUF, lambda: llamacpp(name)) | dict.fromkeys(GRAPHS, lambda: graphs.backend(model(name), after=1))
     make = makers.get(name) or ((lambda: HFReplay(model(name))) if name.endswith("-replay") else (lambda: wrap(model(name))))
     return Case(make, lambda tokens: oracle(name, tokens), nearly if name == "gemma3-gguf" or name in FEW_BITS else close)
 

@@ -19,6 +19,7 @@ from draftwise.backends.feeds import check
 from draftwise.backends.hf_attention import Attention
 from draftwise.backends.hf_cache import PooledCache, Regions, Segment
 from draftwise.backends.hf_decoder import Decoder
+from draftwise.backends.hf_graphs import FixedAttention, Graphs, Record, entries
 from draftwise.backends.hf_lean import Lean
 from draftwise.types import Feed, Rows
 
@@ -30,10 +31,11 @@ _LAYERS = {"full_attention", "sliding_attention"}
 class HF:
     """`model` is a loaded causal language model (set to eval mode here); `capacity` rows of cache are allocated at once, more on demand.
     `taps`: hidden rows to give with every forward: i = the input of layer i (= the output of layer i-1), -1 = after the final norm.
+    `record`: makes graphs of passes over few tokens (`draftwise.backends.hf_graphs`).
 
     Raises ValueError for a model that this backend cannot run: see `draftwise.backends.hf_replay.wrap`, which knows what can."""
 
-    def __init__(self, model: Any, *, capacity: int | None = None, taps: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: Any, *, capacity: int | None = None, taps: tuple[int, ...] = (), record: Record | None = None) -> None:
         if reason := unfit(model):
             raise ValueError(f"{type(model).__name__} cannot use the pooled cache: {reason}")
         self.model = model.eval()
@@ -49,6 +51,7 @@ class HF:
         self._shortlist = getattr(self._lean, "shortlist", None)
         self._cache = PooledCache(capacity or 0)
         self._attention = Attention()
+        self._graphs = Graphs(self._recordable, self._cache, record) if record and self._lean is None else None
 
     @property
     def device(self) -> torch.device:
@@ -90,8 +93,7 @@ class HF:
             region.tree = () if part.seen is None or feed.parents is None else tuple((part.past + feed.parents).tolist())
         rows = torch.split(logits, [feed.want for feed in feeds])
         return [
-            Rows(row, {tap: whole[part.first : part.first + part.n] for tap, whole in hidden.items()})
-            for row, part in zip(rows, plan, strict=True)
+            Rows(row, {tap: whole[part.first : part.first + part.n] for tap, whole in hidden.items()}) for row, part in zip(rows, plan, strict=True)
         ]
 
     def keep(self, slot: int, length: int, path: Sequence[int] = ()) -> int:
@@ -111,9 +113,11 @@ class HF:
 
     def free(self, slot: int) -> None:
         """Empties the slot; its rows can be had by others."""
-        self._regions.slots.pop(slot, None)
+        region = self._regions.slots.pop(slot, None)
         if self._shortlist:
             self._shortlist.free(slot)
+        if self._graphs and region:
+            self._cache.clear(region.start, region.room)
 
     def _segment(self, feed: Feed, first: int) -> Segment:
         """Where a feed goes, with room made for it."""
@@ -131,28 +135,44 @@ class HF:
 
     def _run(self, feeds: Sequence[Feed], plan: list[Segment]) -> tuple[Tensor, dict[int, Tensor]]:
         """Logits [sum of wants, V] and the tapped hidden rows [T, H] of the packed row."""
-        self._cache.grow(self._regions.end)
+        self._cache.grow(entries(self._regions.end) if self._graphs else self._regions.end)
+        tokens = torch.cat([feed.tokens.to(self.device, non_blocking=True) for feed in feeds])  # a drafter's own tokens are there already
+        if self._graphs and (found := self._graphs.run(tokens, plan)) is not None:
+            logits, *hidden = found
+            return logits[len(logits) - sum(feed.want for feed in feeds) :], dict(zip(self.taps, hidden, strict=True))
         self._cache.begin(plan)
         positions = torch.cat([part.past + (torch.arange(part.n) if part.depths is None else part.depths) for part in plan])
         ends = [first + len(feed.tokens) for feed, first in zip(feeds, _starts(feeds), strict=True)]
         wanted = torch.cat([torch.arange(end - feed.want, end) for feed, end in zip(feeds, ends, strict=True)])
         packed = torch.cat([positions, wanted]).to(self.device, non_blocking=True)
         positions, wanted = torch.split(packed, [len(positions), len(wanted)])
-        tokens = torch.cat([feed.tokens.to(self.device, non_blocking=True) for feed in feeds])  # a drafter's own tokens are there already
         if self._lean is not None:
             self._attention.begin(plan)
             return self._lean(tokens, positions, wanted, self._cache, self._attention, self.taps)
         with self._attention.inside(self._configs, plan):
-            cache = {"position_ids": positions[None], self._name: self._cache}
-            logits, hidden, _ = call(self.model, tokens, wanted, self._sliced, self.taps, **cache)
-        if self._attention.calls < max(1, len(self._cache.buffers)):
+            return self._called(tokens, positions, wanted, self._sliced, self._attention)
+
+    def _called(
+        self, tokens: Tensor, positions: Tensor, wanted: Tensor | slice, sliced: bool, attention: Attention
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        cache = {"position_ids": positions[None], self._name: self._cache}
+        logits, hidden, _ = call(self.model, tokens, wanted, sliced, self.taps, **cache)
+        if attention.calls < max(1, len(self._cache.buffers)):
             raise ValueError(f"{type(self.model).__name__} does not send all its layers through transformers' attention interface; use HFReplay")
         return logits, hidden
 
+    def _recordable(self, tokens: Tensor, positions: Tensor, attention: FixedAttention) -> tuple[Tensor, ...]:
+        """A pass that takes nothing but addresses from the host; logits of all tokens, then the tapped rows."""
+        with attention.inside(self._configs, []):
+            logits, hidden = self._called(tokens, positions, slice(None), False, attention)
+        return logits, *(hidden[tap] for tap in self.taps)
 
-def call(model: Any, tokens: Tensor, wanted: Tensor, sliced: bool, taps: tuple[int, ...], **cache: Any) -> tuple[Tensor, dict[int, Tensor], Any]:
-    """One pass over `tokens` [T]: logits [len(wanted), V] of the rows `wanted`, hidden rows {tap: [T, H]}, and the model's whole output.
-    `sliced` as `slices` says."""
+
+def call(
+    model: Any, tokens: Tensor, wanted: Tensor | slice, sliced: bool, taps: tuple[int, ...], **cache: Any
+) -> tuple[Tensor, dict[int, Tensor], Any]:
+    """One pass over `tokens` [T]: logits [len(wanted), V] of the rows `wanted` (numbers or a slice), hidden rows {tap: [T, H]}, and the model's whole
+    output. `sliced` as `slices` says."""
     if sliced:
         cache["logits_to_keep"] = wanted
     out = model(input_ids=tokens[None], use_cache=True, output_hidden_states=bool(taps), return_dict=True, **cache)

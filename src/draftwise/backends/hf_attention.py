@@ -24,7 +24,7 @@ from draftwise.backends.hf_cache import Segment
 _FOLD = 256  # query rows up to which the heads of a group are folded into one
 
 
-class _Extras(NamedTuple):
+class Extras(NamedTuple):
     """`softcap`: scores pass through ``softcap * tanh(score / softcap)`` (Gemma 2). `sinks` [heads]: a score of each head that takes its share
     of the softmax and gives nothing (gpt-oss)."""
 
@@ -69,20 +69,22 @@ class Attention:
         """`query` [1, heads, T, width]; `key`, `value`: the whole buffers [1, groups, rows, width]. Returns [1, T, heads, width]."""
         self.calls += 1
         scale = kwargs.get("scaling")
-        window, extras = kwargs.get("sliding_window"), _Extras(kwargs.get("softcap"), kwargs.get("s_aux"))
+        window, extras = kwargs.get("sliding_window"), Extras(kwargs.get("softcap"), kwargs.get("s_aux"))
         if kwargs.get("position_bias") is not None:
             raise ValueError(f"{type(module).__name__} adds a position bias to its scores, which the pooled cache does not know; use HFReplay")
+        return self.over(query, key, value, window, scale, extras), None
+
+    def over(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None, extras: Extras) -> Tensor:
+        """What a layer asks for, with its options read."""
         parts = []
         for i, part in enumerate(self.plan):
             low = 0 if window is None else max(0, part.past - window + 1)  # no token of this feed sees entries before that
             rows = slice(part.start + low, part.start + part.past + part.n)
             own = query if len(self.plan) == 1 else query[:, :, part.first : part.first + part.n]
             parts.append(self._one(i, own, key[:, :, rows], value[:, :, rows], window, low, scale, extras))
-        return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)), None
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    def _one(
-        self, i: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, low: int, scale: float | None, extras: _Extras
-    ) -> Tensor:
+    def _one(self, i: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, low: int, scale: float | None, extras: Extras) -> Tensor:
         """Feed i: `query` [1, heads, n, width] over its own entries from `low` on; [1, n, heads, width]."""
         heads, n = query.shape[1:3]
         groups = key.shape[1]
@@ -92,13 +94,7 @@ class Attention:
         causal = large and n > 1 and part.past == 0 and part.seen is None and (window is None or window >= n)
         fold = 1 if causal or (large and query.device.type == "cpu") else group  # on CUDA no fused kernel takes a mask and grouped heads
         mask = None if causal else self._mask(i, window, low, fold, query)
-        if fold > 1:
-            query = query.reshape(1, groups, group * n, -1)
-        if extras.any:
-            out = _plain(query, key, value, mask, scale, extras)
-        else:
-            out = sdpa(query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=fold == 1 and group > 1)
-        return out.reshape(1, heads, n, -1).transpose(1, 2)
+        return attend(query, key, value, mask, fold, scale, extras, causal)
 
     def _mask(self, i: int, window: int | None, low: int, fold: int, query: Tensor) -> Tensor | None:
         """The additive mask of feed i in the query's dtype, [fold * n, entries from `low` on]; None where a single token sees all of them."""
@@ -113,6 +109,22 @@ class Attention:
         return self._masks[key]
 
 
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, fold: int, scale: float | None, extras: Extras, causal: bool = False
+) -> Tensor:
+    """`query` [1, heads, n, width] over `key` and `value` [1, groups, entries, width]; [1, n, heads, width]. `fold`: heads of a group that are folded
+    into the query rows, all or 1. `mask`: additive, [fold * n, entries]."""
+    heads, n = query.shape[1:3]
+    groups = key.shape[1]
+    if fold > 1:
+        query = query.reshape(1, groups, fold * n, -1)
+    if extras.any:
+        out = _plain(query, key, value, mask, scale, extras)
+    else:
+        out = sdpa(query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=fold == 1 and heads > groups)
+    return out.reshape(1, heads, n, -1).transpose(1, 2)
+
+
 def visible(part: Segment, window: int | None) -> Tensor:
     """Who sees whom: bool [n, past + n], by "slot and ancestors" and, for windowed layers, by distance in positions."""
     depths = torch.arange(part.n) if part.depths is None else part.depths
@@ -124,7 +136,7 @@ def visible(part: Segment, window: int | None) -> Tensor:
     return whole
 
 
-def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, extras: _Extras) -> Tensor:
+def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, extras: Extras) -> Tensor:
     """Attention with what no fused kernel here offers, in the order of transformers. `query` [1, groups, group * n, width]."""
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if extras.softcap is not None:

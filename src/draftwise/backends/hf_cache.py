@@ -116,6 +116,17 @@ class PooledCache(Cache):  # type: ignore[misc]
         self.plan = plan
         self._index.clear()
 
+    def fixed(self, rows: Tensor) -> None:
+        """In the place of a plan: the next forward writes to the buffer rows that `rows` int64 [T] holds when it runs."""
+        self.plan = []
+        self._index = {rows.device: rows}
+
+    def clear(self, start: int, rows: int) -> None:
+        """Zeros rows: what attends to them with the weight 0 must find no infinity there."""
+        for keys, values in self.buffers.values():
+            keys[:, :, start : start + rows] = 0
+            values[:, :, start : start + rows] = 0
+
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Writes new rows [1, heads, T, width] where the plan says; returns the whole buffers."""
         if layer_idx not in self.buffers:

@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 from draftwise import trees
 from draftwise.backends.feeds import check, committed, cuts_of, risky
 from draftwise.backends.hf import CACHES, HF, cache_name, call, longest, nothing, slices, unfit, vocabulary
+from draftwise.backends.hf_graphs import captured
 from draftwise.backends.hf_seq2seq import HFSeq2Seq
 from draftwise.types import Feed, Rows
 
@@ -159,7 +160,10 @@ def croppable(cache: Any) -> bool:
 
 
 def wrap(model: Any, *, capacity: int | None = None, taps: tuple[int, ...] = ()) -> HF | HFReplay | HFSeq2Seq:
-    """The backend that fits `model`: for a decoder the pooled cache where its layers allow it, else replay; and the one with an encoder."""
+    """The backend that fits `model`: for a decoder the pooled cache where its layers allow it, else replay; and the one with an encoder. Where the
+    model says ``graphs = True`` the first of them records its short passes on CUDA; the others have no use for it."""
     if getattr(model.config, "is_encoder_decoder", False):
         return HFSeq2Seq(model, taps=taps)
-    return HFReplay(model, taps=taps) if unfit(model) else HF(model, capacity=capacity, taps=taps)
+    if unfit(model):
+        return HFReplay(model, taps=taps)
+    return HF(model, capacity=capacity, taps=taps, record=captured(model.device) if getattr(model, "graphs", False) else None)

@@ -38,8 +38,8 @@ BackendOption = Annotated[
     str | None,
     typer.Option(
         "--backend",
-        help="hf, or llamacpp with options as in llamacpp:threads=4,gpu_layers=-1. Default: llamacpp for a .gguf file if it is installed, "
-        "its draft in 4 bits of ours where that is faster.",
+        help="hf (hf:graphs=true for CUDA graphs), or llamacpp with options as in llamacpp:threads=4,gpu_layers=-1. "
+        "Default: llamacpp for a .gguf file if it is installed, its draft in 4 bits of ours where that is faster.",
         rich_help_panel=_MODELS,
     ),
 ]
