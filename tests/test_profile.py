@@ -284,6 +284,12 @@ def test_the_command_measures_saves_and_draws(pair, tmp_path):
     assert {file.name for file in (tmp_path / "new").iterdir()} == {"profile.json", "profile.svg"}
 
 
+def test_the_heading_names_both_precisions_where_they_differ():
+    config = {"target": "a/t.gguf", "draft": "d.gguf", "gpu": None, "device": "cpu", "threads": 2, "cpu": "a processor"}
+    assert command.heading(config | {"precision": ["Q4_K", "int4"]}) == "t.gguf with d.gguf: Q4_K with int4 on cpu, threads: 2, a processor"
+    assert command.heading(config | {"precision": ["int4", "int4"]}).endswith(": int4 on cpu, threads: 2, a processor")
+
+
 def test_a_second_run_adds_to_the_first(pair, tmp_path, undrawn):
     counts = []
     for _ in range(2):

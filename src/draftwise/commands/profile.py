@@ -60,6 +60,7 @@ def profile(
     speculator = options.load(options.Models(target, draft, None, None, None, None, dtype, device, backend, quantize, draft_vocabulary))
     options.decodes_only(speculator, "profile")
     backends = {bench.TARGET: speculator.context.target} | ({bench.DRAFT: speculator.context.draft} if draft else {})
+    config["precision"] = [options.precision(model) for model in backends.values()]
     fitting = clipped(asked, widths, backends)
     interrupted = False
     try:
@@ -140,7 +141,8 @@ def resume(path: Path, config: Mapping[str, Any]) -> bench.Samples:
         before, samples = dict(found["config"]), {bench.Job(*job): [float(s) for s in some] for job, some in found["samples"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no profile of draftwise ({error}): remove it, or choose another --out") from None
-    other = [f"{key} was {before.get(key)!r} and is {config.get(key)!r}" for key in {**config, **before} if before.get(key) != config.get(key)]
+    keys = [key for key in {**config, **before} if key != "precision"]  # which is known once the models are loaded
+    other = [f"{key} was {before.get(key)!r} and is {config.get(key)!r}" for key in keys if before.get(key) != config.get(key)]
     if other:
         raise ValueError(f"{path} holds a profile of another configuration: {'; '.join(other)}: remove it, or choose another --out")
     return samples
@@ -229,8 +231,7 @@ def heading(config: Mapping[str, Any]) -> str:
     """What was measured where, in a line."""
     names = [Path(config[key]).name for key in ("target", "draft") if config[key]]
     place = config["gpu"] or f"{config['device']}, threads: {config['threads']}, {config['cpu']}"
-    how = "llama.cpp" if config["backend"] == "llamacpp" else config["quantize"] or config["dtype"]
-    return f"{' with '.join(names)}: {how} on {place}"
+    return f"{' with '.join(names)}: {' with '.join(dict.fromkeys(config['precision']))} on {place}"
 
 
 def cost_table(samples: bench.Samples) -> Table:
@@ -286,8 +287,7 @@ def _cost(found: Mapping[bench.Job, Mapping[str, Any]], job: bench.Job) -> str:
         return ""
     ms, spread = 1000 * figure["median_s"], 1000 * _spread(figure)
     digits = 0 if ms >= 100 else 1 if ms >= 10 else 2
-    scatter = f" ±{spread:.{digits}f}" if figure["passes"] > 2 else ""
-    over = f"{figure['median_s'] / one['median_s']:.2f}x" if one else ""
+    scatter, over = f" ±{spread:.{digits}f}" if figure["passes"] > 2 else "", f"{figure['median_s'] / one['median_s']:.2f}x" if one else ""
     return f"{ms:.{digits}f}{scatter} {over:>6}"
 
 
