@@ -4,9 +4,13 @@
 
 Not yet run on a CUDA device: none was at hand when it was written; ``--device cpu`` runs.
 
-1. Tiny random models in float32: every lossless method writes what plain decoding writes, on the device as on the CPU, alone and in a batch.
-2. Random weights in the shapes of Qwen2.5 1.5B (target) and 0.5B (draft), bf16: seconds of a pass over k rows, of a draft step, and tokens/s of plain
-   decoding here and in transformers, interleaved. Random weights give costs, not acceptance.
+1. Tiny random models in float32: every lossless method writes what plain decoding writes, on the device as on the CPU, alone and in a batch, with
+   CUDA graphs and without.
+2. Random weights in the shapes of Qwen2.5 1.5B (target) and 0.5B (draft), bf16: milliseconds of a pass over k rows and of a draft step, with CUDA
+   graphs (`recorded`) and without, and how far their logits differ over the spread of the logits; passes a second of methods here and of plain
+   decoding in transformers. Variants take turns. Random weights give costs, not acceptance.
+
+What is recorded takes a GPU: on a CPU those lines are left out.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +28,7 @@ import transformers
 
 from draftwise import catalog
 from draftwise.backends.hf import HF
+from draftwise.backends.hf_graphs import captured
 from draftwise.context import Context
 from draftwise.engine import Engine
 from draftwise.types import Feed, Sampling
@@ -59,8 +65,22 @@ def tiny(device: str) -> None:
     draft.load_state_dict({k: 0.9 * v + 0.1 * draft.state_dict()[k] for k, v in target.state_dict().items()})
     on_cpu = Context(HF(target), HF(draft), 64)
     expected = Engine(on_cpu.target).generate([PROMPT], Sampling(max_tokens=60), catalog.method("plain", on_cpu))[0]
-    context = Context(HF(target.to(device)), HF(draft.to(device)), 64)
+    target, draft = target.to(device), draft.to(device)
+    for kind in kinds(device):
+        same(Context(kind(target), kind(draft), 64), expected)
+    print(f"tiny models on {device}: every lossless method writes plain decoding's tokens, alone and in a batch of five")
+
+
+def kinds(device: str) -> list[Callable[[Any], HF]]:
+    """Ways to run a model: as it is, and on a GPU recorded too."""
+    recording = [lambda model: HF(model, record=captured(model.device))] if device.startswith("cuda") else []
+    return [HF, *recording]
+
+
+def same(context: Context, expected: list[int]) -> None:
     for name in ["plain", *LOSSLESS]:
+        alone = Engine(context.target, chunk=4).generate([PROMPT], Sampling(max_tokens=60), catalog.method(name, context))
+        assert alone == [expected], name
         sequence = Engine(context.target, chunk=4).generate([PROMPT] * 5, Sampling(max_tokens=60), catalog.method(name, context))
         assert sequence == [expected] * 5, name
     for seed in range(3):
@@ -72,7 +92,6 @@ def tiny(device: str) -> None:
         sequence = engine.add(PROMPT, Sampling(temperature=0.8, top_p=0.95, max_tokens=60), catalog.method(name, context))
         assert all(len(chunk.tokens) for chunk in engine.stream())
         print(f"{name}: {sum(r.accepted for r in sequence.rounds)} of {sum(r.drafted for r in sequence.rounds)} accepted")
-    print(f"tiny models on {device}: every lossless method writes plain decoding's tokens, alone and in a batch of five")
 
 
 def costs(device: str) -> dict[str, Any]:
@@ -80,34 +99,45 @@ def costs(device: str) -> dict[str, Any]:
     common = dict(vocab_size=151936, max_position_embeddings=4096)
     large = dict(hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2)
     small = dict(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2)
-    weights = model(0, device, torch.bfloat16, **common, **large)
-    target, draft = HF(weights), HF(model(1, device, torch.bfloat16, tie_word_embeddings=True, **common, **small))
-    context = Context(target, draft, 151936)
+    weights = model(0, device, torch.bfloat16, **common, **large), model(1, device, torch.bfloat16, tie_word_embeddings=True, **common, **small)
+    named = dict(zip(("plain", "recorded"), kinds(device), strict=False))
+    contexts = {name: Context(kind(weights[0]), kind(weights[1]), 151936) for name, kind in named.items()}
     prompt = torch.randint(1000, 20000, (256,)).tolist()
-    found: dict[str, Any] = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "torch": torch.__version__}
-    found["pass_ms"] = {k: passes(target, prompt, k, device) for k in (1, 2, 4, 8, 16, 32)}
-    found["draft_ms"] = passes(draft, prompt, 1, device)
+    found: dict[str, Any] = {"device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu", "torch": torch.__version__}
+    found["pass_ms"] = {k: passes({name: context.target for name, context in contexts.items()}, prompt, k, device) for k in (1, 2, 4, 8, 16, 32)}
+    found["draft_ms"] = passes({name: context.draft for name, context in contexts.items()}, prompt, 1, device)
     speeds: dict[str, list[float]] = {}
     for _ in range(5):
-        for name in ("plain", "fixed:n=5", "adasd-stop", "adasd", "transformers"):
-            speeds.setdefault(name, []).append(speed(context, weights, prompt, name, device))
+        for name in ("plain", "fixed:n=5", "adasd-stop", "adasd"):
+            for kind, context in contexts.items():
+                speeds.setdefault(f"{name} {kind}", []).append(speed(context, weights[0], prompt, name, device))
+        speeds.setdefault("transformers", []).append(speed(contexts["plain"], weights[0], prompt, "transformers", device))
     found["rounds_per_second"] = {name: median(values) for name, values in speeds.items()}
     return found
 
 
-def passes(backend: HF, prompt: list[int], k: int, device: str) -> float:
-    backend.free(0)
-    backend.forward([Feed(0, torch.tensor(prompt), 0)])
-    times = []
+def passes(backends: dict[str, Any], prompt: list[int], k: int, device: str) -> dict[str, float]:
+    """Of each backend, in turn; and the largest difference of a logit between two of them, over the spread of the logits."""
+    seconds: dict[str, list[float]] = {name: [] for name in backends}
+    rows = {}
+    for backend in backends.values():
+        backend.free(0)
+        backend.forward([Feed(0, torch.tensor(prompt), 0)])
     for _ in range(30):
-        wait(device)
-        start = time.perf_counter()
-        backend.forward([Feed(0, torch.tensor(prompt[:k]), k)])
-        wait(device)
-        times.append(time.perf_counter() - start)
-        backend.keep(0, len(prompt))
-    backend.free(0)
-    return 1e3 * median(times[5:])
+        for name, backend in backends.items():
+            wait(device)
+            start = time.perf_counter()
+            rows[name] = backend.forward([Feed(0, torch.tensor(prompt[:k]), k)])[0].logits
+            wait(device)
+            seconds[name].append(time.perf_counter() - start)
+            backend.keep(0, len(prompt))
+    for backend in backends.values():
+        backend.free(0)
+    found = {name: 1e3 * median(some[5:]) for name, some in seconds.items()}
+    if len(rows) > 1:
+        one, other = (row.float() for row in rows.values())
+        found["difference"] = float((one - other).abs().max() / one.std())
+    return found
 
 
 def speed(context: Context, weights: Any, prompt: list[int], name: str, device: str, tokens: int = 64) -> float:
@@ -127,7 +157,7 @@ def speed(context: Context, weights: Any, prompt: list[int], name: str, device: 
 
 
 def wait(device: str) -> None:
-    if device == "cuda":
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 

@@ -155,14 +155,15 @@ def captured(device: torch.device) -> Record:
     pool: Any = torch.cuda.graph_pool_handle()
 
     def record(run: Run) -> Run:
-        side, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)  # type: ignore[no-untyped-call]
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            run()  # libraries choose their kernels and make their rooms now
-        current.wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            rows = run()
+        with torch.cuda.device(device):
+            side, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)  # type: ignore[no-untyped-call]
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                run()  # libraries choose their kernels and make their rooms now
+            current.wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # other threads may use the device meanwhile
+                rows = run()
 
         def again() -> Rows:
             graph.replay()
