@@ -79,6 +79,18 @@ def test_of_several_plains_that_of_the_same_precision_counts(variant: str, wante
     assert measures.plain_of(variant, table) == wanted
 
 
+@pytest.mark.parametrize(
+    ("variant", "wanted"),
+    [("adasd", "plain"), ("int8/auto", "int8/plain"), ("int8/plain", "int8/plain"), ("useless/auto", "plain"), ("bf16/auto", None)],
+)
+def test_ours_of_another_process_are_compared_with_its_plain(variant: str, wanted: str | None) -> None:
+    names = {"plain": "int4", "adasd": "int4", "int8/auto": "int8", "int8/plain": "int8", "useless/auto": "int4", "bf16/auto": "bf16"}
+    table = {name: [row(name, "a", turn(1, 1.0), precision=how)] for name, how in names.items()}
+    assert measures.plain_of(variant, table) == wanted
+    order = list(measures.answered([some for rows in table.values() for some in rows]).table)
+    assert order[0] == "plain" and order.index("int8/plain") + 1 == order.index("int8/auto")
+
+
 def test_variants_come_in_a_sensible_order() -> None:
     names = ["vllm-ngram", "fixed:n=12", "vllm", "plain", "fixed:n=3", "adasd", "ov-int8-x", "ov-int4", "ov-int8"]
     rows = [row(n, "a", turn(1, 1.0), engine=n.split("-")[0] if n[:2] in ("vl", "ov") else "draftwise", precision=n[3:7]) for n in names]

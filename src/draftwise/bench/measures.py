@@ -110,12 +110,15 @@ def figures(rows: Sequence[Row], baseline: str = PLAIN, memory: Mapping[str, int
 
 
 def plain_of(variant: str, table: Mapping[str, Sequence[Row]]) -> str | None:
-    """The plain variant of the same engine: 'plain' for our own. For a peer one named like the engine, alone or with its precision ('vllm',
-    'openvino-int4'), or a name that others of the engine go on from ('openvino-mine' of 'openvino-mine-draft'); of several the one that the
-    variant's own name goes on from, then one of the same precision."""
+    """The plain variant of the same engine. For our own 'plain', for those of another process the one with its name ('int8/plain' of 'int8/auto'), or
+    'plain' where that has the same precision. For a peer one named like the engine, alone or with its precision ('vllm', 'openvino-int4'), or a name
+    that others of the engine go on from ('openvino-mine' of 'openvino-mine-draft'); of several the one that the variant's own name goes on from, then
+    one of the same precision."""
     row = table[variant][0]
     if row.engine == OURS:
-        return PLAIN if PLAIN in table else None
+        process, slash, _ = variant.partition("/")
+        own = f"{process}/{PLAIN}" if slash else PLAIN
+        return own if own in table else PLAIN if PLAIN in table and table[PLAIN][0].precision == row.precision else None
     names = [name for name, some in table.items() if some[0].engine == row.engine]
     sure = [name for name in names if _is_plain(table[name][0])]
     led = [name for name in names if any(_leads(name, other) for other in names) and not any(_leads(plain, name) for plain in sure)]
@@ -268,4 +271,4 @@ def _quantile(values: Array, q: float) -> float | None:
 def _rank(row: Row, own: str | None) -> tuple[Any, ...]:
     """Plain first, ours, then the peers, each after its own plain; numbers within names by size."""
     parts = [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", row.variant)]
-    return row.variant != PLAIN, row.engine != OURS, row.engine, own or "", row.variant != own, parts
+    return row.variant != PLAIN, row.engine != OURS, row.engine, own != PLAIN, own or "", row.variant != own, parts

@@ -62,7 +62,9 @@ def headline(figures: Sequence[Figure]) -> list[str]:
     if lossy and (lossless is None or _speed(lossy) > _speed(lossless)):
         found.append(f"Lossy, and faster: {_praise(lossy)}, with {_hundred(lossy.relaxed_share)} % of its tokens relaxed.")
     if timed and peers:
-        found.append(f"The fastest peer is {_praise(max(peers, key=_speed))}.")
+        best = max(peers, key=_speed)
+        ours = f"; {label(lossless)} is {_speed(lossless) / _speed(best):.2f} times as fast" if lossless else ""
+        found.append(f"The fastest peer is {_praise(best)}{ours}.")
     return found or [f"Only plain decoding has been timed so far: {_number(_speed(f))} tokens/s ({f.variant})." for f in figures[:1]]
 
 
