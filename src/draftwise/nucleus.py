@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ def searched(rows: Tensor, sampling: Sampling, prefix: int = _PREFIX) -> Sparse:
     vocab, warmth = rows.shape[-1], np.float32(heat(sampling))
     count = min(vocab, max(prefix, sampling.top_k + 1))
     found, ids = wide.largest(rows, count)
-    values = found.cpu().numpy() / warmth
+    values: NDArray[Any] = found.cpu().numpy() / warmth
     least = _weights(values).sum(-1, keepdims=True, dtype=np.float64)
     weights = _cut(values, least, sampling)
     if sampling.top_p < 1 and not sampling.top_k:

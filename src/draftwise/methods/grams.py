@@ -145,12 +145,12 @@ class Grams:
     def save(self, file: str | Path, model: str) -> None:
         """Writes all runs, those seen last at the end, beside the file and renames. `model`: whose rows they are."""
         fresh = [at for key, at in self.old.index.items() if key not in self.young.index]
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.concatenate([getattr(self.old, name)[fresh], getattr(self.young, name)[: len(self.young.index)]])
             for name in ("grams", "ids", "p", "repeats")
         }
         with whole(file) as out:
-            np.savez(out, **arrays, format=np.array(FORMAT), model=np.array(model))  # type: ignore[arg-type]
+            np.savez(out, **arrays, format=np.array(FORMAT), model=np.array(model))
 
     def load(self, file: str | Path, model: str) -> None:
         """Takes over the runs of a file, the latest that fit. Raises ValueError for a file that is none, or of another model."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +73,8 @@ def truncated(costs: Sequence[float], alphas: Sequence[float], buffers: Sequence
 
 def kept(costs: Sequence[float], alphas: Sequence[Chance], buffers: Sequence[int]) -> float:
     """(c): expected cost per token of a chain whose levels hand up all they have."""
-    total, law = buffers[0] * costs[0], _certain(buffers[0])
+    law: NDArray[Any] = _certain(buffers[0])
+    total = buffers[0] * costs[0]
     for i in range(1, len(costs) - 1):
         step = _mixed(alphas[i - 1], law)
         renewals = _renewals(step, buffers[i])

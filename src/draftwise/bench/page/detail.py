@@ -93,7 +93,7 @@ def groups(figures: Sequence[Figure]) -> str:
     axis, reach = axes[0, 0], float(np.nanmax(np.abs(values), initial=0.1))
     norm = TwoSlopeNorm(0, -1.8 * reach, 1.8 * reach)  # never the full colour, so that black can be read on it
     edges = np.arange(len(names) + 1) - 0.5, np.arange(len(known) + 1) - 0.5
-    axis.pcolormesh(*edges, np.ma.masked_invalid(values), cmap="PuOr", norm=norm, edgecolors=LIGHT["paper"], linewidth=1)
+    axis.pcolormesh(*edges, values, cmap="PuOr", norm=norm, edgecolors=LIGHT["paper"], linewidth=1)
     axis.invert_yaxis()
     for y, x in np.argwhere(np.isfinite(values)):
         cell = found[y][x]
