@@ -141,7 +141,7 @@ class HF:
             logits, *hidden = found
             return logits[len(logits) - sum(feed.want for feed in feeds) :], dict(zip(self.taps, hidden, strict=True))
         self._cache.begin(plan)
-        positions = torch.cat([part.past + (torch.arange(part.n) if part.depths is None else part.depths) for part in plan])
+        positions = torch.cat([part.positions for part in plan])
         ends = [first + len(feed.tokens) for feed, first in zip(feeds, _starts(feeds), strict=True)]
         wanted = torch.cat([torch.arange(end - feed.want, end) for feed, end in zip(feeds, ends, strict=True)])
         packed = torch.cat([positions, wanted]).to(self.device, non_blocking=True)

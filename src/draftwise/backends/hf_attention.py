@@ -43,7 +43,7 @@ class Attention:
     def __init__(self) -> None:
         self.plan: list[Segment] = []
         self.calls = 0
-        self._masks: dict[tuple[int, int | None, int, torch.dtype, torch.device], Tensor | None] = {}
+        self._masks: dict[tuple[int, int | None, int, torch.dtype, torch.device], Tensor] = {}
 
     def begin(self, plan: list[Segment]) -> None:
         """Takes the plan of the next forward."""
@@ -103,9 +103,7 @@ class Attention:
             return None  # `low` has cut what a window hides
         key = (i, window, fold, query.dtype, query.device)
         if key not in self._masks:
-            hidden = ~visible(part, window)[:, low:]
-            mask = torch.zeros(hidden.shape, dtype=query.dtype).masked_fill_(hidden, float("-inf"))
-            self._masks[key] = mask.repeat(fold, 1).to(query.device, non_blocking=True)
+            self._masks[key] = additive(visible(part, window)[:, low:], fold, query.dtype).to(query.device, non_blocking=True)
         return self._masks[key]
 
 
@@ -125,14 +123,16 @@ def attend(
     return out.reshape(1, heads, n, -1).transpose(1, 2)
 
 
+def additive(seen: Tensor, fold: int, dtype: torch.dtype) -> Tensor:
+    """The mask of `attend`, of who sees whom, bool [n, entries]."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf")).repeat(fold, 1)
+
+
 def visible(part: Segment, window: int | None) -> Tensor:
     """Who sees whom: bool [n, past + n], by "slot and ancestors" and, for windowed layers, by distance in positions."""
-    depths = torch.arange(part.n) if part.depths is None else part.depths
-    seen = torch.ones(part.n, part.n, dtype=torch.bool).tril() if part.seen is None else part.seen
-    whole = torch.cat([torch.ones(part.n, part.past, dtype=torch.bool), seen], 1)
+    whole = torch.cat([torch.ones(part.n, part.past, dtype=torch.bool), part.among], 1)
     if window is not None:
-        positions = torch.cat([torch.arange(part.past), part.past + depths])
-        whole &= (part.past + depths)[:, None] - positions < window
+        whole &= part.positions[:, None] - torch.cat([torch.arange(part.past), part.positions]) < window
     return whole
 
 

@@ -99,6 +99,16 @@ class Segment(NamedTuple):
     depths: Tensor | None
     seen: Tensor | None
 
+    @property
+    def positions(self) -> Tensor:
+        """int64 [n], on the host."""
+        return self.past + (torch.arange(self.n) if self.depths is None else self.depths)
+
+    @property
+    def among(self) -> Tensor:
+        """Who of the feed's own tokens sees whom: bool [n, n], on the host."""
+        return torch.ones(self.n, self.n, dtype=torch.bool).tril() if self.seen is None else self.seen
+
 
 class PooledCache(Cache):  # type: ignore[misc]
     """What transformers' attention layers see as their cache. `plan` must be set before a forward. Buffers [1, heads, rows, width] are made

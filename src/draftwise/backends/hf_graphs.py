@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from draftwise.backends.hf_attention import Attention, Extras, attend
+from draftwise.backends.hf_attention import Attention, Extras, additive, attend
 from draftwise.backends.hf_cache import PooledCache, Segment
 
 WIDEST = 16  # tokens of a pass that is recorded
@@ -62,9 +62,7 @@ class Given(NamedTuple):
 
 def facts(part: Segment) -> Tensor:
     """`Given.facts` of a feed, on the host."""
-    depths = torch.arange(part.n) if part.depths is None else part.depths
-    seen = torch.ones(part.n, part.n).tril() if part.seen is None else part.seen
-    return torch.cat([torch.tensor([part.past]), part.past + depths, seen.flatten().long()])
+    return torch.cat([torch.tensor([part.past]), part.positions, part.among.flatten().long()])
 
 
 class FixedAttention(Attention):
@@ -74,18 +72,13 @@ class FixedAttention(Attention):
         super().__init__()
         self.given, self.start, self.length = given, start, length
 
-    def begin(self, plan: list[Segment]) -> None:
-        """Masks are made in every run anew, and shared by its layers."""
-        super().begin(plan)
-        self._seen: dict[int | None, Tensor] = {}
-
     def over(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None, extras: Extras) -> Tensor:
         fold = query.shape[1] // key.shape[1]
         rows = slice(self.start, self.start + self.length)
-        if window not in self._seen:
-            hidden = torch.zeros(self.given.seen.shape[0], self.length, dtype=query.dtype, device=query.device)
-            self._seen[window] = hidden.masked_fill(~self._visible(window), float("-inf")).repeat(fold, 1)
-        return attend(query, key[:, :, rows], value[:, :, rows], self._seen[window], fold, scale, extras)
+        kind = (0, window, fold, query.dtype, query.device)
+        if kind not in self._masks:  # made anew in every run, and shared by its layers
+            self._masks[kind] = additive(self._visible(window), fold, query.dtype)
+        return attend(query, key[:, :, rows], value[:, :, rows], self._masks[kind], fold, scale, extras)
 
     def _visible(self, window: int | None) -> Tensor:
         """bool [n, length], as `draftwise.backends.hf_attention.visible` without numbers of the host."""
