@@ -44,7 +44,7 @@ def speed(figures: Sequence[Figure]) -> str:
     left.set_yticks(range(len(known)), [label(f) for f in known])
     left.set_ylim(-0.7, len(known) - 0.3)
     left.set_xlabel("tokens per second")
-    right.set_xlabel("times the plain decoding of the same engine")
+    right.set_xlabel("times own plain decoding")
     right.axvline(1, color=LIGHT["plain"], lw=1.2)
     right.spines["left"].set_visible(False)
     for axis in (left, right):
